@@ -1,0 +1,1 @@
+"""Building blocks of networks: attention, pooling, position embeddings. No policy, no paper."""

@@ -1,0 +1,107 @@
+"""Attention between token sequences of any two modalities, with key padding that stays invisible."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def attend(
+    query: Float[Tensor, "batch head query_token head_width"],
+    key: Float[Tensor, "batch head token head_width"],
+    value: Float[Tensor, "batch head token head_width"],
+    valid: Bool[Tensor, "batch token"] | None,
+    *,
+    dropout: float = 0.0,
+) -> Float[Tensor, "batch head query_token head_width"]:
+    """Scaled dot-product attention in which padded keys do not exist.
+
+    An item whose keys are all padding (its other modality is missing) receives zeros, never NaN.
+
+    Args:
+        query: Queries.
+        key: Keys.
+        value: Values.
+        valid: False at padded keys; ``None`` when there is no padding, which is faster.
+        dropout: Probability of dropping an attention weight; pass 0 outside training.
+
+    Example:
+        >>> import torch
+        >>> q = torch.ones(1, 1, 2, 4)
+        >>> attend(q, q, q, torch.tensor([[True, False]])).allclose(q)
+        True
+        >>> attend(q, q, q, torch.tensor([[False, False]])).abs().sum().item()
+        0.0
+    """
+    if valid is None:
+        return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    anything = valid.any(1, keepdim=True)
+    mask = (valid | ~anything)[:, None, None, :]  # an all-padding row attends to padding and is zeroed below
+    out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    return out * anything[:, :, None, None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention from one token sequence to another, or to itself.
+
+    Args:
+        width: Width of the tokens on both sides; a multiple of ``heads``.
+        heads: Number of heads.
+        dropout: Dropout on attention weights during training.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch query_token width"],
+        context: Float[Tensor, "batch token width"],
+        valid: Bool[Tensor, "batch token"] | None = None,
+    ) -> Float[Tensor, "batch query_token width"]:
+        """Let every token of ``x`` read the valid tokens of ``context``."""
+        query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, head, query_token, head_width)
+        key, value = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        out = attend(query, key, value, valid, dropout=self.dropout if self.training else 0.0)
+        return self.out(out.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer layer that works as self-attention or, given a context, as cross-attention.
+
+    Args:
+        width: Width of the tokens.
+        heads: Number of attention heads.
+        dropout: Dropout on attention weights and on both residual branches.
+        expansion: Hidden width of the feed-forward part as a multiple of ``width``.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, expansion: int = 4) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = Attention(width, heads, dropout)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch query_token width"],
+        context: Float[Tensor, "batch token width"] | None = None,
+        valid: Bool[Tensor, "batch token"] | None = None,
+    ) -> Float[Tensor, "batch query_token width"]:
+        """Update ``x`` from itself, or from ``context`` when there is one.
+
+        Args:
+            x: Tokens to update.
+            context: Tokens to read; ``None`` means ``x`` itself.
+            valid: False at padded tokens of what is read.
+        """
+        query = self.norm_attention(x)
+        read = query if context is None else self.norm_attention(context)
+        x = x + self.dropout(self.attention(query, read, valid))
+        return x + self.dropout(self.mlp(self.norm_mlp(x)))

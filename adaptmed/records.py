@@ -1,0 +1,80 @@
+"""What is written down of a frozen encoder, so that it is found again and another one is noticed."""
+
+from dataclasses import dataclass
+
+from adaptmed.bank import Bank
+from adaptmed.errors import BankError, sentence
+from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder
+
+DEFAULT_MAX_TOKENS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecord:
+    """What must be known of a frozen encoder to find it again and to notice when it is another one.
+
+    Attributes:
+        name: The full name it is loaded by, ``source:model``.
+        fingerprint: sha256 over its frozen weights.
+        width: Width of its tokens.
+        parameters: Number of frozen parameters.
+        preprocessing: Input facts of an image encoder; ``None`` for text.
+        max_tokens: Longest text it was given; ``None`` for images.
+    """
+
+    name: str
+    fingerprint: str
+    width: int
+    parameters: int
+    preprocessing: Preprocessing | None = None
+    max_tokens: int | None = None
+
+
+def record_image(encoder: ImageEncoder) -> EncoderRecord:
+    """Record an image encoder."""
+    return EncoderRecord(
+        name=encoder.name,
+        fingerprint=encoder.fingerprint(),
+        width=encoder.width,
+        parameters=sum(parameter.numel() for parameter in encoder.module.parameters()),
+        preprocessing=encoder.preprocessing,
+    )
+
+
+def record_text(encoder: TextEncoder, max_tokens: int = DEFAULT_MAX_TOKENS) -> EncoderRecord:
+    """Record a text encoder, with the longest text it will be given."""
+    return EncoderRecord(
+        name=encoder.name,
+        fingerprint=encoder.fingerprint(),
+        width=encoder.width,
+        parameters=sum(parameter.numel() for parameter in encoder.module.parameters()),
+        max_tokens=min(max_tokens, encoder.max_tokens),
+    )
+
+
+def records_of(bank: Bank) -> tuple[EncoderRecord, EncoderRecord]:
+    """The records of the image and the text encoder that a bank was made with.
+
+    Raises:
+        BankError: If the bank lacks one of the modalities.
+    """
+    images, texts = bank.info.images, bank.info.texts
+    if images is None or texts is None:
+        fix = "Run `adaptmed embed` with --image-encoder and --text-encoder."
+        got = "texts only" if images is None else "images only"
+        raise BankError(sentence(str(bank.folder), expected="Tokens of images and of texts", got=got, fix=fix))
+    image = EncoderRecord(
+        name=images.name,
+        fingerprint=images.fingerprint,
+        width=images.width,
+        parameters=images.parameters,
+        preprocessing=images.preprocessing,
+    )
+    text = EncoderRecord(
+        name=texts.name,
+        fingerprint=texts.fingerprint,
+        width=texts.width,
+        parameters=texts.parameters,
+        max_tokens=texts.max_tokens,
+    )
+    return image, text
