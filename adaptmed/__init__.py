@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adaptmed import methods as methods
+    import adaptmed.methods as methods
     from adaptmed.bank import Bank as Bank
     from adaptmed.data.manifest import Manifest as Manifest
     from adaptmed.encoders import load_image_encoder as load_image_encoder

@@ -100,7 +100,7 @@ def test_standardised_input_is_independent_of_the_encoders_scale():
 def test_channel_statistics_leave_padding_out():
     values = torch.tensor([[[1.0], [3.0], [99.0]]])
     tokens = Tokens(values, torch.tensor([[True, True, False]]), values[:, 0])
-    mean, std = channel_statistics(lambda rows: tokens, np.arange(1))
+    mean, std = channel_statistics(lambda _: tokens, np.arange(1))
     assert (mean.item(), std.item()) == (2.0, 1.0)
 
 

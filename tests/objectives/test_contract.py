@@ -111,5 +111,5 @@ def test_random_embeddings_start_near_log_batch():
 def test_unequal_batches_and_weights_are_refused():
     with pytest.raises(InputError, match="expected 3 embeddings, one per image, but got 2"):
         info_nce(unit(3), unit(2), scale=1.0)
-    with pytest.raises(InputError, match=r"a weight in \[0, 1\], but got 2"):
-        info_nce(unit(3), unit(3), scale=1.0, weight_image_to_text=2)
+    with pytest.raises(InputError, match=r"a weight in \[0, 1\], but got 2.0"):
+        info_nce(unit(3), unit(3), scale=1.0, weight_image_to_text=2.0)
