@@ -1,0 +1,102 @@
+"""What happens around training steps: checkpoints that resume exactly, and one line of metrics per epoch."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from adaptmed.tasks.run_folder import BEST, LAST, append_metrics
+
+
+class KeepCheckpoints(Callback):
+    """Writes ``checkpoints/last`` every few steps and after every epoch, ``checkpoints/best`` on a better epoch.
+
+    Args:
+        out: Run folder.
+        every: Steps between two checkpoints.
+        monitor: Logged value to minimise; ``None`` keeps the last epoch as the best.
+    """
+
+    def __init__(self, out: Path, *, every: int, monitor: str | None) -> None:
+        self.out = out
+        self.every = every
+        self.monitor = monitor
+        self.lowest = float("inf")
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write ``last`` inside an epoch; its last step is followed by validation and the epoch's own checkpoint."""
+        del pl_module, outputs, batch
+        if trainer.global_step % self.every == 0 and batch_idx + 1 < trainer.num_training_batches:
+            trainer.save_checkpoint(self.out / LAST)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write ``best`` and ``last``, in this order, so that ``last`` never knows of a best that is not there."""
+        del pl_module
+        value = self.lowest if self.monitor is None else float(trainer.callback_metrics[self.monitor])
+        if self.monitor is None or value < self.lowest:
+            self.lowest = value
+            trainer.save_checkpoint(self.out / BEST, weights_only=True)
+        trainer.save_checkpoint(self.out / LAST)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the lowest value so far."""
+        return {"lowest": self.lowest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the lowest value of the run that is resumed."""
+        self.lowest = state_dict["lowest"]
+
+
+class MetricsLines(Callback):
+    """Appends one line per epoch to ``metrics.jsonl``: means of the training losses, and what validation logged.
+
+    The sums so far are part of the checkpoint, so that a resumed epoch has the same means. Must come before
+    ``KeepCheckpoints`` among the callbacks.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.started = time.monotonic()
+        self.sums: dict[str, float] = {}
+        self.steps = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Add this step's losses, as ``training_step`` returned them."""
+        del trainer, pl_module, batch, batch_idx
+        self.steps += 1
+        for name, value in outputs.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write one line: step, epoch, means, learning rate, seconds since this process began to train."""
+        del pl_module
+        means = {f"train/{name}": total / self.steps for name, total in self.sums.items()}
+        judged = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        line = {"step": trainer.global_step, "epoch": trainer.current_epoch, **means, **judged, "learning_rate": rate}
+        append_metrics(self.out, {**line, "seconds": round(time.monotonic() - self.started, 1)})
+        self.sums, self.steps = {}, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums of the epoch so far."""
+        return {"sums": dict(self.sums), "steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the sums of the epoch that is resumed."""
+        self.sums, self.steps = state_dict["sums"], state_dict["steps"]

@@ -1,0 +1,208 @@
+"""From a bank and a method to a trained adaptor in a run folder, stopped and resumed at will."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
+from numpy.typing import NDArray
+
+from adaptmed.bank import Bank, BankLoader
+from adaptmed.data.splits import patient_digest
+from adaptmed.errors import InputError, OverlapError, sentence
+from adaptmed.methods import Method
+from adaptmed.model import Adaptor
+from adaptmed.saving import find_adaptor
+from adaptmed.tasks.callbacks import KeepCheckpoints, MetricsLines
+from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
+from adaptmed.tasks.pretraining import Pretraining, step_seed
+from adaptmed.tasks.quiet import quiet_lightning
+from adaptmed.tasks.run_folder import BEST, LAST, open_run, read_metrics, write_seen
+
+Precision = Literal["fp32", "bf16"]
+
+
+def pretrain(
+    bank: Bank,
+    method: Method,
+    out: Path,
+    *,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    device: str = "auto",
+    checkpoint_every: int = 50,
+    progress: bool = False,
+    callbacks: tuple[Callback, ...] = (),
+) -> Adaptor:
+    """Train a fresh adaptor on the ``train`` pairs of a bank; ``validate`` decides when to stop and what to keep.
+
+    Running it again with the same arguments goes on where it stopped, bit for bit on the CPU, or returns the
+    finished adaptor.
+
+    Args:
+        bank: Image-text pairs with a ``train`` split.
+        method: Fusion, losses and optimiser settings.
+        out: Run folder.
+        seed: Of weights, order, dropout and mismatched texts.
+        precision: Of the fusion's forward pass; weights stay in fp32.
+        device: Lightning's accelerator: ``auto``, ``cpu``, ``cuda``.
+        checkpoint_every: Steps between two checkpoints.
+        progress: Show a progress bar.
+        callbacks: More of Lightning's callbacks.
+
+    Returns:
+        The adaptor at its best epoch, also saved to ``out/adaptor``; without encoders in memory.
+
+    Raises:
+        InputError: If the bank has fewer than two training pairs, or ``out`` holds another run.
+        OverlapError: If a patient of ``train`` or ``validate`` is also in ``test``.
+        NonFiniteLossError: If a loss becomes NaN; the last good checkpoint stays.
+    """
+    train, validate = pairs_of(bank, "train"), pairs_of(bank, "validate")
+    if len(train) < 2:
+        raise InputError(
+            sentence(
+                str(bank.folder),
+                expected="at least 2 image-text pairs in the split train",
+                got=len(train),
+                fix="Check the manifest's split column and that both encoders were given to `adaptmed embed`.",
+            )
+        )
+    batch_size = min(method.schedule.batch_size, len(train))
+    open_run(out, run_config(bank, method, seed=seed, precision=precision))
+    if (out / "adaptor").exists():
+        return Adaptor.from_pretrained(find_adaptor(out), load_encoders=False)
+    write_seen(out, _seen_patients(bank, train, validate))
+    adaptor = fresh_adaptor(bank, method, train, seed=seed)
+    steps = method.schedule.epochs * (len(train) // batch_size)
+    with torch.random.fork_rng():
+        torch.manual_seed(step_seed(seed, -2))
+        task = Pretraining(adaptor.fusion, method, seed=seed, steps=steps)
+    monitor = "validate/loss" if len(validate) >= 2 else None
+    with quiet_lightning():
+        trainer = _trainer(out, method, monitor, precision, device, checkpoint_every, progress, callbacks)
+        loader = BankLoader(
+            bank,
+            train,
+            batch_size=batch_size,
+            seed=seed,
+            drop_last=True,
+            position=lambda: trainer.global_step,
+        )
+        judged = BankLoader(bank, validate, batch_size=batch_size, shuffle=False) if monitor else None
+        resume = out / LAST if (out / LAST).exists() else None
+        try:
+            trainer.fit(task, loader, judged, ckpt_path=resume, weights_only=False)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stop
+    if not trainer.state.finished:
+        raise KeyboardInterrupt
+    _keep_best(task, out)
+    adaptor.eval().save_pretrained(out / "adaptor", metrics=_last_metrics(out), labels=bank.info.labels)
+    return adaptor
+
+
+def fresh_adaptor(bank: Bank, method: Method, rows: NDArray[np.int64], *, seed: int) -> Adaptor:
+    """The untrained adaptor a run starts from: fresh weights by seed, input statistics of ``rows``."""
+    with torch.random.fork_rng():
+        torch.manual_seed(step_seed(seed, -1))
+        adaptor = Adaptor.from_bank(
+            bank,
+            width=method.width,
+            layers=method.layers,
+            heads=method.heads,
+            dropout=method.dropout,
+            faithful=method.faithful,
+        )
+    adaptor.standardise(bank, rows)
+    return adaptor
+
+
+def pairs_of(bank: Bank, split: str) -> NDArray[np.int64]:
+    """Row numbers of a split that have both an image and a text."""
+    rows = bank.subset(split)
+    frame = bank.rows.iloc[rows]
+    return rows[((frame["image_index"] >= 0) & (frame["text_index"] >= 0)).to_numpy()]
+
+
+def run_config(bank: Bank, method: Method, *, seed: int, precision: Precision) -> dict[str, object]:
+    """Everything that decides the result of a run, as JSON values."""
+    images, texts = bank.info.images, bank.info.texts
+    return {
+        "command": "pretrain",
+        "bank": str(bank.folder.resolve()),
+        "image_token_key": None if images is None else images.token_key,
+        "text_token_key": None if texts is None else texts.token_key,
+        "manifest_sha256": bank.info.manifest_sha256,
+        "method": asdict(method),
+        "seed": seed,
+        "precision": precision,
+    }
+
+
+def _seen_patients(bank: Bank, train: NDArray[np.int64], validate: NDArray[np.int64]) -> list[str]:
+    """Digests of the patients that training and early stopping read; none may be in ``test``."""
+    patients = bank.rows["patient"].astype(str).to_numpy()
+    seen = set(patients[train]) | set(patients[validate])
+    both = seen & set(patients[bank.subset("test")])
+    if both:
+        raise OverlapError(
+            sentence(
+                "split",
+                expected="no patient on both sides of train or validate and test",
+                got=f"{len(both)} such patients",
+                fix="Run `adaptmed check` on the manifest and mend its split column.",
+            )
+        )
+    return patient_digest(sorted(seen))
+
+
+def _trainer(
+    out: Path,
+    method: Method,
+    monitor: str | None,
+    precision: Precision,
+    device: str,
+    checkpoint_every: int,
+    progress: bool,
+    callbacks: tuple[Callback, ...],
+) -> lightning.Trainer:
+    kept: list[Callback] = [
+        MetricsLines(out),
+        KeepCheckpoints(out, every=checkpoint_every, monitor=monitor),
+        *callbacks,
+    ]
+    if monitor:
+        kept.append(EarlyStopping(monitor, patience=method.schedule.patience, min_delta=1e-5, check_finite=False))
+    if progress:
+        kept.append(TQDMProgressBar(leave=False))
+    return lightning.Trainer(
+        accelerator=device,
+        devices=1,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        max_epochs=method.schedule.epochs,
+        gradient_clip_val=method.schedule.clip,
+        callbacks=kept,
+        plugins=[SafetensorsCheckpointIO()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=out,
+    )
+
+
+def _keep_best(task: Pretraining, out: Path) -> None:
+    state = SafetensorsCheckpointIO().load_checkpoint(out / BEST)["state_dict"]
+    task.load_state_dict(state, strict=False)
+
+
+def _last_metrics(out: Path) -> dict[str, float | int]:
+    lines = read_metrics(out)
+    best = min(lines, key=lambda line: line.get("validate/loss", line["train/loss"]))
+    return {name: value for name, value in best.items() if "/" in name or name in ("epoch", "step")}

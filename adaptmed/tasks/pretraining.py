@@ -1,0 +1,162 @@
+"""Pre-training of a fusion on a bank's pairs, by the losses of a method."""
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from jaxtyping import Float
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from adaptmed.errors import NonFiniteLossError, sentence
+from adaptmed.fusion import Fusion
+from adaptmed.methods import Method, Schedule
+from adaptmed.objectives.contrastive import info_nce
+from adaptmed.objectives.matching import matching_loss
+from adaptmed.pretext.matching import MatchingHead, mismatched_texts
+from adaptmed.types import Batch
+
+_VALIDATION_STEP = -10  # the seeds of validation's choices are those of no training step
+
+
+def contrastive_matching_losses(
+    fusion: Fusion, head: MatchingHead | None, batch: Batch, method: Method, generator: torch.Generator
+) -> dict[str, Float[Tensor, ""]]:
+    """Compute the losses of the Adaptor method on one batch of pairs.
+
+    InfoNCE reads each modality alone; only matching lets a pair see each other. Of the first ``matching_share`` of
+    the batch every second item keeps its text and the others get another item's, with a different wording.
+
+    Args:
+        fusion: The trainable part.
+        head: Of matching; ``None`` leaves matching out.
+        batch: Image-text pairs.
+        method: Weights and options.
+        generator: Source of the mismatched texts.
+
+    Returns:
+        Unweighted losses by name, and ``dropped``: how many mismatched pairs found no different text.
+    """
+    assert batch.image is not None  # the loader takes pairs only
+    assert batch.text is not None
+    contrastive = info_nce(
+        fusion.embed_image(batch.image),
+        fusion.embed_text(batch.text),
+        scale=fusion.scale(),
+        weight_image_to_text=method.weight_image_to_text,
+        text_group=batch.text_group if method.positives == "identical-text" else None,
+    )
+    losses = {"contrastive": contrastive}
+    if head is not None:
+        items = torch.arange(min(len(batch), max(2, round(method.matching_share * len(batch)))))
+        keep = (items % 2 == 0).to(batch.text_group.device)
+        other, found = mismatched_texts(batch.text_group, generator)
+        items = items.to(keep.device)
+        choice = torch.where(keep, items, other[items])
+        matches = keep.float().masked_fill(~keep & ~found[items], math.nan)
+        joint = fusion.fuse(batch.image.select(items), batch.text.select(choice))[2]
+        losses["matching"] = matching_loss(head(joint).float(), matches)
+        losses["dropped"] = matches.isnan().sum().float()
+    return losses
+
+
+class Pretraining(lightning.LightningModule):
+    """Trains a fusion, and the heads its method needs, on batches of pairs.
+
+    Everything random in a step is drawn from (seed, global step), so that a run that was stopped and resumed is bit
+    for bit the run that was not.
+
+    Args:
+        fusion: The trainable part.
+        method: Losses and optimiser settings.
+        seed: Of dropout, mismatched texts and the fresh matching head.
+        steps: Steps of the whole run, which the schedule needs.
+    """
+
+    strict_loading = False
+
+    def __init__(self, fusion: Fusion, method: Method, *, seed: int, steps: int) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self.method = method
+        self.seed = seed
+        self.steps = steps
+        self.head = MatchingHead(2 * fusion.width) if method.weight_matching > 0 else None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the weighted ``loss`` of one batch, and its parts by name.
+
+        Raises:
+            NonFiniteLossError: If the loss is NaN or infinite; nothing was updated from it.
+        """
+        del batch_idx  # the global step says where the run stands, also after a resume
+        torch.manual_seed(step_seed(self.seed, self.global_step))
+        losses = self._losses(batch, self.global_step)
+        loss = losses["loss"]
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                sentence(
+                    f"loss at step {self.global_step}",
+                    expected="a finite number",
+                    got=f"{loss.item()} on the items {', '.join(batch.ids)}",
+                    fix="Look at these items, lower the learning rate, or use --precision fp32; "
+                    "the last good checkpoint is kept.",
+                )
+            )
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        return {name: value if name == "loss" else value.detach() for name, value in losses.items()}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the losses on one batch of the validate split, with the same mismatched texts every epoch."""
+        for name, value in self._losses(batch, _VALIDATION_STEP - batch_idx).items():
+            self.log(f"validate/{name}", value, batch_size=len(batch))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with linear warm-up and cosine decay."""
+        optimiser = torch.optim.AdamW(
+            parameter_groups(self, self.method.schedule.weight_decay), lr=self.method.schedule.learning_rate
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: learning_rate_factor(step, self.steps, self.method.schedule)
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _losses(self, batch: Batch, step: int) -> dict[str, Float[Tensor, ""]]:
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
+        losses = contrastive_matching_losses(self.fusion, self.head, batch, self.method, generator)
+        total = losses["contrastive"] + self.method.weight_matching * losses.get("matching", 0.0)
+        return {**losses, "loss": total}
+
+
+def step_seed(seed: int, step: int) -> int:
+    """One number per (seed, step), for torch's generators.
+
+    Example:
+        >>> step_seed(0, 1) != step_seed(1, 0)
+        True
+    """
+    return (seed * 1_000_003 + step) % 2**63
+
+
+def learning_rate_factor(step: int, steps: int, schedule: Schedule) -> float:
+    """Factor on the peak learning rate: linear warm-up, then a cosine to 0.
+
+    Example:
+        >>> [round(learning_rate_factor(step, 10, Schedule(warmup_share=0.2)), 2) for step in (0, 1, 6, 10)]
+        [0.5, 1.0, 0.5, 0.0]
+    """
+    warmup = round(schedule.warmup_share * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split trainable parameters: matrices of linear layers decay; norms, biases, positions and temperature do not."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (matrices if name.endswith("weight") and parameter.ndim == 2 else others).append(parameter)
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

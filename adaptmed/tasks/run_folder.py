@@ -1,0 +1,80 @@
+"""A run folder: resolved configuration, one line of metrics per epoch, checkpoints, and the patients it has seen."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from adaptmed.errors import InputError, sentence
+
+CONFIG, METRICS, SEEN = "config.json", "metrics.jsonl", "patients_seen.json"
+LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text file beside ``path`` and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.tmp")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+def open_run(out: Path, config: Mapping[str, Any]) -> None:
+    """Start a run folder, or find the one that was started with the same configuration.
+
+    Args:
+        out: The run folder.
+        config: Everything that decides the result, as JSON values.
+
+    Raises:
+        InputError: If the folder holds a run with another configuration, or files that are no run.
+    """
+    wanted = json.loads(json.dumps(config))
+    path = out / CONFIG
+    if path.exists():
+        found = json.loads(path.read_text())
+        differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        if differing:
+            got = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in differing)
+            raise InputError(
+                sentence(
+                    str(out),
+                    expected="a run with the same configuration, to resume",
+                    got=got,
+                    fix="Name another --out, or delete this one.",
+                )
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise InputError(
+            sentence(str(out), expected="an empty folder or a run", got="other files", fix="Name another.")
+        )
+    write_text_whole(path, json.dumps(wanted, indent=2) + "\n")
+
+
+def write_seen(out: Path, digests: Iterable[str]) -> None:
+    """Record the digests of the patients a run reads, before it reads them."""
+    write_text_whole(out / SEEN, json.dumps(sorted(digests)) + "\n")
+
+
+def read_seen(run: Path) -> frozenset[str]:
+    """Return the digests of the patients a run has read; empty when the folder says nothing of them."""
+    path = run / SEEN
+    return frozenset(json.loads(path.read_text())) if path.exists() else frozenset()
+
+
+def append_metrics(out: Path, line: Mapping[str, Any]) -> None:
+    """Append one line, in place of lines of the same or a later step that a stopped run had left."""
+    path = out / METRICS
+    kept = (
+        [old for old in path.read_text().splitlines() if json.loads(old)["step"] < line["step"]]
+        if path.exists()
+        else []
+    )
+    write_text_whole(path, "\n".join([*kept, json.dumps(line)]) + "\n")
+
+
+def read_metrics(out: Path) -> list[dict[str, Any]]:
+    """Return the metrics lines of a run, oldest first."""
+    path = out / METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
