@@ -1,0 +1,1 @@
+"""Arms, label fractions and seeds, measured and reported."""
