@@ -1,0 +1,259 @@
+"""What stands on disk: file names, the plan a bank is made by, the facts a whole bank states, hashes, safe writing."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from adaptmed.types import Preprocessing
+
+SCHEMA = 1
+PLAN, INFO, ROWS, REJECTS, SHARDS = "plan.json", "bank.json", "rows.parquet", "rejects.jsonl", "shards"
+Kind = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class TokenSource:
+    """Everything that decides the numbers of one modality, apart from layout and dtype.
+
+    Attributes:
+        name: The encoder's full name; for people, no part of the token key.
+        fingerprint: Of the encoder's frozen weights.
+        preprocessing: How images became pixels; ``None`` for text.
+        max_tokens: Where texts were cut; ``None`` for images.
+        lora: State of the LoRA inside the encoder; ``None`` without.
+        mask_seeds: Seeds of masked views; empty without.
+        parameters: Number of frozen parameters; for people, no part of the token key.
+    """
+
+    name: str
+    fingerprint: str
+    preprocessing: Preprocessing | None = None
+    max_tokens: int | None = None
+    lora: str | None = None
+    mask_seeds: tuple[int, ...] = ()
+    parameters: int = 0
+
+    def token_key(self, *, layout: str, dtype: str) -> str:
+        """Return the sha256 over all of this that decides numbers, with layout, dtype and the bank's schema.
+
+        Example:
+            >>> source = TokenSource("bundled:a", "0f" * 32, max_tokens=256)
+            >>> key = source.token_key(layout="all", dtype="float16")
+            >>> key == TokenSource("b", "0f" * 32, max_tokens=256).token_key(layout="all", dtype="float16")
+            True
+            >>> key == source.token_key(layout="all", dtype="float32")
+            False
+        """
+        parts = asdict(self) | {"layout": layout, "dtype": dtype, "schema": SCHEMA}
+        del parts["name"], parts["parameters"]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a bank is being made of, written first: a run with another plan is refused.
+
+    Attributes:
+        image: Where image Tokens come from, or ``None``.
+        text: Where text Tokens come from, or ``None``.
+        manifest_sha256: Of the manifest's file.
+        rows_sha256: Of the rows as read, so that other label options are another plan.
+        layout: Name of the layout.
+        dtype: Of the stored features.
+        precision: Of the computation, ``bf16`` or ``fp32``.
+        shard_size: Distinct images or texts per shard.
+        schema: Version of this format.
+    """
+
+    image: TokenSource | None
+    text: TokenSource | None
+    manifest_sha256: str
+    rows_sha256: str
+    layout: str = "grid8"
+    dtype: str = "float16"
+    precision: str = "bf16"
+    shard_size: int = 256
+    schema: int = SCHEMA
+
+    def key(self, kind: Kind) -> str | None:
+        """Return the token key of one modality, or ``None`` without it."""
+        source = self.image if kind == "image" else self.text
+        return None if source is None else source.token_key(layout=self.layout, dtype=self.dtype)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for json, the two token keys first."""
+        return {"image_token_key": self.key("image"), "text_token_key": self.key("text")} | asdict(self)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One whole shard, as its own json states it.
+
+    Attributes:
+        file: Path inside the bank, without the ending.
+        count: Images or texts in it.
+        width: Of their tokens; 0 in a shard whose images were all rejected.
+        size_bytes: Of the safetensors file.
+        sha256: Of the safetensors file.
+        grid: Of image Tokens; ``None`` for text and for a shard whose images were all rejected.
+        prefix: Leading tokens outside the grid.
+        truncated: Texts that lost their end.
+        rejects: ``(number of the distinct image, reason)`` of those left out.
+    """
+
+    file: str = ""
+    count: int = 0
+    width: int = 0
+    size_bytes: int = 0
+    sha256: str = ""
+    grid: tuple[int, ...] | None = None
+    prefix: int = 0
+    truncated: int = 0
+    rejects: tuple[tuple[int, str], ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the json beside a shard."""
+        return cls.from_dict(read_json(path))
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Self:
+        """Build from plain json values."""
+        grid, rejects = facts["grid"], facts["rejects"]
+        tuples = {"grid": None if grid is None else tuple(grid), "rejects": tuple((n, why) for n, why in rejects)}
+        return cls(**{**facts, **tuples})
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """The facts of a bank's image Tokens; ``grid`` and ``prefix`` as in Tokens, ``count`` distinct images."""
+
+    name: str
+    fingerprint: str
+    token_key: str
+    parameters: int
+    preprocessing: Preprocessing
+    width: int
+    grid: tuple[int, ...]
+    prefix: int
+    count: int
+
+
+@dataclass(frozen=True)
+class StoredTexts:
+    """The facts of a bank's text Tokens; ``count`` distinct texts, ``truncated_share`` of them lost their end."""
+
+    name: str
+    fingerprint: str
+    token_key: str
+    parameters: int
+    max_tokens: int
+    width: int
+    count: int
+    truncated_share: float
+
+
+@dataclass(frozen=True)
+class BankInfo:
+    """The facts of a whole bank, ``bank.json``, written last.
+
+    Attributes:
+        manifest: Path of the manifest.
+        manifest_sha256: Of the manifest's file.
+        labels: Label columns.
+        class_column: Column of the class, or ``None``.
+        classes: Class names in the order of the class numbers.
+        has_patients: False when every row is its own patient.
+        notes: What a reader should know.
+        images: Of the image Tokens, or ``None``.
+        texts: Of the text Tokens, or ``None``.
+        rows: Kept rows.
+        rejected: Rows left out, listed in ``rejects.jsonl``.
+        rows_file_sha256: Of ``rows.parquet``.
+        layout: Name of the layout.
+        dtype: Of the stored features.
+        precision: Of the computation.
+        shards: Every shard, images first.
+        schema: Version of this format.
+    """
+
+    manifest: str
+    manifest_sha256: str
+    labels: tuple[str, ...] = ()
+    class_column: str | None = None
+    classes: tuple[str, ...] = ()
+    has_patients: bool = False
+    notes: tuple[str, ...] = ()
+    images: StoredImages | None = None
+    texts: StoredTexts | None = None
+    rows: int = 0
+    rejected: int = 0
+    rows_file_sha256: str = ""
+    layout: str = "grid8"
+    dtype: str = "float16"
+    precision: str = "bf16"
+    shards: tuple[Shard, ...] = field(default=(), repr=False)
+    schema: int = SCHEMA
+
+    def shards_of(self, kind: Kind) -> tuple[Shard, ...]:
+        """Return the shards of one modality in order."""
+        return tuple(shard for shard in self.shards if Path(shard.file).name.startswith(kind))
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> Self:
+        """Build from plain json values."""
+        images, texts = facts["images"], facts["texts"]
+        parts: dict[str, Any] = {
+            "images": None if images is None else _stored_images(images),
+            "texts": None if texts is None else StoredTexts(**texts),
+            "shards": tuple(Shard.from_dict(shard) for shard in facts["shards"]),
+        }
+        parts |= {name: tuple(facts[name]) for name in ("labels", "classes", "notes")}
+        return cls(**{**facts, **parts})
+
+
+def _stored_images(facts: Mapping[str, Any]) -> StoredImages:
+    how = facts["preprocessing"]
+    how = {name: tuple(value) if isinstance(value, list) else value for name, value in how.items()}
+    return StoredImages(**{**facts, "preprocessing": Preprocessing(**how), "grid": tuple(facts["grid"])})
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; when the block ends well it is synced to disk and renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    yield temporary
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a json file whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a json file."""
+    return json.loads(path.read_text(encoding="utf-8"))

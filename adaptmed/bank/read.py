@@ -1,0 +1,176 @@
+"""Reading a bank: Tokens of any rows, from memory-mapped shards."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adaptmed.bank.format import INFO, PLAN, ROWS, SCHEMA, BankInfo, Kind, read_json
+from adaptmed.bank.mapped import MappedShards
+from adaptmed.errors import BankError, sentence
+from adaptmed.types import Batch, Tokens
+
+Rows = NDArray[np.int64]
+
+
+class Bank:
+    """Tokens of a dataset on disk. Open one with `Bank.open`.
+
+    Rows are numbered from 0 in the order of ``rows``. Values come in the stored dtype unless another is asked.
+
+    Attributes:
+        folder: Where it stands.
+        info: Its facts.
+        rows: One line per kept manifest row, with ``image_index`` and ``text_index`` (-1: none).
+    """
+
+    def __init__(self, folder: Path, info: BankInfo, rows: pd.DataFrame) -> None:
+        self.folder, self.info, self.rows = folder, info, rows
+        self._shards = {kind: MappedShards(folder, info.shards_of(kind)) for kind in ("image", "text")}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open a whole bank; only its json and its rows are read.
+
+        Raises:
+            BankError: There is no bank, it is not whole, a shard is missing or cut, or it has another schema.
+        """
+        folder = Path(folder)
+        if not (folder / INFO).exists():
+            got = "one that was not finished" if (folder / PLAN).exists() else "no bank.json"
+            fix = "Run the same `adaptmed embed` again to finish it." if got != "no bank.json" else "Check the path."
+            raise BankError(sentence(str(folder), expected="a whole bank", got=got, fix=fix))
+        facts = read_json(folder / INFO)
+        if facts["schema"] != SCHEMA:
+            fix = "Run `adaptmed embed` again into another --out."
+            raise BankError(sentence(str(folder), expected=f"bank schema {SCHEMA}", got=facts["schema"], fix=fix))
+        info = BankInfo.from_dict(facts)
+        _require_shards(folder, info)
+        return cls(folder, info, pd.read_parquet(folder / ROWS))
+
+    def __len__(self) -> int:
+        return self.info.rows
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the class numbers; empty without a class column."""
+        return self.info.classes
+
+    def subset(self, split: str | None) -> Rows:
+        """Return the row numbers of one split (``train``, ``validate``, ``test``); ``None`` gives all rows.
+
+        Raises:
+            BankError: The rows have no split column.
+        """
+        if split is None:
+            return np.arange(len(self))
+        if "split" not in self.rows:
+            fix = "Add a split column to the manifest and run `adaptmed embed` again."
+            raise BankError(sentence("split", expected=f"a column with {split} rows", got="no such column", fix=fix))
+        return np.flatnonzero((self.rows["split"] == split).to_numpy(dtype=bool))
+
+    def image_tokens(self, rows: Rows, dtype: torch.dtype | None = None) -> Tokens:
+        """Return the image Tokens of these rows; a row without image has zeros and no valid token.
+
+        Raises:
+            BankError: The bank holds no images.
+        """
+        images = self.info.images
+        if images is None:
+            raise self._lacks("images", "--image-encoder")
+        index = self._index("image", rows)
+        values = self._shards["image"].gather("values", index)
+        valid = torch.from_numpy(index >= 0)[:, None].repeat(1, values.shape[1])
+        pooled = self._shards["image"].gather("pooled", index)
+        return Tokens(values.to(dtype), valid, pooled.to(dtype), images.grid, images.prefix)
+
+    def text_tokens(self, rows: Rows, dtype: torch.dtype | None = None) -> Tokens:
+        """Return the text Tokens of these rows, zero-padded to the longest of them; no valid token without text.
+
+        Raises:
+            BankError: The bank holds no texts.
+        """
+        if self.info.texts is None:
+            raise self._lacks("texts", "--text-encoder")
+        index = self._index("text", rows)
+        values, valid = self._shards["text"].gather_ragged("values", "offsets", index)
+        return Tokens(values.to(dtype), valid, self._shards["text"].gather("pooled", index).to(dtype))
+
+    def input_ids(self, rows: Rows) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
+        """Return the word ids of these rows' texts, padded on the right with 0, and where they are valid.
+
+        Raises:
+            BankError: The bank holds no texts.
+        """
+        if self.info.texts is None:
+            raise self._lacks("word ids", "--text-encoder")
+        ids, valid = self._shards["text"].gather_ragged("input_ids", "id_offsets", self._index("text", rows))
+        return ids.long(), valid
+
+    def batch(self, rows: Rows, dtype: torch.dtype | None = None) -> Batch:
+        """Return everything the bank holds of these rows."""
+        rows = np.asarray(rows, dtype=np.int64)
+        texts = self.info.texts is not None
+        return Batch(
+            rows=torch.from_numpy(rows),
+            ids=tuple(self._ids[rows]),
+            image=None if self.info.images is None else self.image_tokens(rows, dtype),
+            text=self.text_tokens(rows, dtype) if texts else None,
+            text_group=torch.from_numpy(self._index("text", rows)),
+            input_ids=self.input_ids(rows)[0] if texts else None,
+        )
+
+    def labels(self, rows: Rows) -> Float[Tensor, "n label"]:
+        """Return the label columns of these rows in the order of ``info.labels``; NaN is not labelled."""
+        return torch.from_numpy(self._labels[rows])
+
+    def class_numbers(self, rows: Rows) -> Int[Tensor, " n"]:
+        """Return the class number of each of these rows; -1 is not labelled.
+
+        Raises:
+            BankError: The bank was made without a class column.
+        """
+        column = self.info.class_column
+        if column is None:
+            raise self._lacks("classes", "--class-column")
+        return torch.from_numpy(self.rows[column].to_numpy(np.int64)[rows])
+
+    def shard_of(self, rows: Rows) -> Rows:
+        """Return the shard each row is read from: its image's, or its text's when the bank holds no images."""
+        kind: Kind = "text" if self.info.images is None else "image"
+        return self._shards[kind].shard_of(self._index(kind, rows))
+
+    def _index(self, kind: Kind, rows: Rows) -> Rows:
+        return self._indices[kind][rows]
+
+    @cached_property
+    def _indices(self) -> dict[str, Rows]:
+        return {kind: self.rows[f"{kind}_index"].to_numpy(np.int64) for kind in ("image", "text")}
+
+    @cached_property
+    def _ids(self) -> NDArray[np.object_]:
+        return self.rows["row"].astype(str).to_numpy(object)
+
+    @cached_property
+    def _labels(self) -> NDArray[np.float32]:
+        return self.rows[list(self.info.labels)].to_numpy(np.float32)
+
+    def _lacks(self, part: str, option: str) -> BankError:
+        fix = f"Run `adaptmed embed` with {option} into another --out."
+        return BankError(sentence(str(self.folder), expected=f"a bank that holds {part}", got="none of them", fix=fix))
+
+
+def _require_shards(folder: Path, info: BankInfo) -> None:
+    for shard in info.shards:
+        path = folder / f"{shard.file}.safetensors"
+        size = path.stat().st_size if path.exists() else 0
+        if size != shard.size_bytes:
+            expected, got = f"a shard of {shard.size_bytes} bytes", f"{size} bytes"
+            fix = f"Delete {folder / INFO} and run the same `adaptmed embed` again: it writes what is missing."
+            raise BankError(sentence(str(path), expected=expected, got=got, fix=fix))

@@ -1,0 +1,73 @@
+"""Verifying a bank: every hash and every shape again. Nothing is deleted or repaired."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from adaptmed.bank.format import INFO, ROWS, BankInfo, Shard, read_json, sha256_of
+from adaptmed.bank.layout import DTYPES
+from adaptmed.errors import BankError, sentence
+
+
+def verify(folder: str | Path) -> list[str]:
+    """Compare every shard and the rows with what ``bank.json`` says.
+
+    Returns:
+        One line per damaged file, beginning with its path inside the bank; empty when the bank is sound.
+
+    Raises:
+        BankError: There is no whole bank to verify.
+    """
+    folder = Path(folder)
+    if not (folder / INFO).exists():
+        fix = "Run `adaptmed embed` first, or again to finish."
+        raise BankError(sentence(str(folder), expected="a whole bank", got="no bank.json", fix=fix))
+    info = BankInfo.from_dict(read_json(folder / INFO))
+    return list(_damages(folder, info))
+
+
+def _damages(folder: Path, info: BankInfo) -> Iterator[str]:
+    files = [(f"{shard.file}.safetensors", shard.sha256, shard) for shard in info.shards]
+    for file, expected, shard in [(ROWS, info.rows_file_sha256, None), *files]:
+        if not (folder / file).exists():
+            yield f"{file}: missing"
+        elif (got := sha256_of(folder / file)) != expected:
+            yield f"{file}: expected sha256 {expected}, but got {got}"
+        elif shard is not None and (fault := _fault(folder / file, shard, info)):
+            yield f"{file}: {fault}"
+
+
+def _fault(path: Path, shard: Shard, info: BankInfo) -> str | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        return f"not readable: {error}"
+    if shard.count == 0:
+        return None
+    if tensors["values"].dtype != DTYPES[info.dtype]:
+        return f"expected {info.dtype}, but got {tensors['values'].dtype}"
+    expected = _image_shapes(shard, info) if path.name.startswith("image") else _text_shapes(shard, info, tensors)
+    got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return None if got == expected else f"expected shapes {expected}, but got {got}"
+
+
+def _image_shapes(shard: Shard, info: BankInfo) -> dict[str, tuple[int, ...]]:
+    assert info.images is not None
+    tokens = info.images.prefix + math.prod(info.images.grid)
+    return {"values": (shard.count, tokens, info.images.width), "pooled": (shard.count, info.images.width)}
+
+
+def _text_shapes(shard: Shard, info: BankInfo, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    assert info.texts is not None
+    edges = (shard.count + 1,)
+    return {
+        "values": (int(tensors["offsets"][-1]), info.texts.width),
+        "offsets": edges,
+        "pooled": (shard.count, info.texts.width),
+        "input_ids": (int(tensors["id_offsets"][-1]),),
+        "id_offsets": edges,
+    }

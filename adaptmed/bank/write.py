@@ -1,0 +1,170 @@
+"""Writing a bank: the plan first, then shard by shard; a killed run goes on where it stopped."""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+
+from adaptmed.bank.format import (
+    INFO,
+    PLAN,
+    SHARDS,
+    Kind,
+    Plan,
+    Shard,
+    read_json,
+    sha256_of,
+    write_json,
+    written_whole,
+)
+from adaptmed.errors import BankError, sentence
+from adaptmed.types import TokenIds, Tokens
+
+
+def begin(folder: Path, plan: Plan) -> bool:
+    """Open a folder for writing by this plan, or continue one that was begun by the same plan.
+
+    Args:
+        folder: Of the bank; made when missing.
+        plan: What the bank is to be made of.
+
+    Returns:
+        True when the bank is whole already and nothing is left to write.
+
+    Raises:
+        BankError: The folder was begun by another plan (both values are named), or holds other files.
+    """
+    path = folder / PLAN
+    if path.exists():
+        _refuse_foreign(folder, read_json(path), json.loads(json.dumps(plan.as_dict())))
+        return (folder / INFO).exists()
+    if folder.exists() and any(entry.name != PLAN + ".part" for entry in folder.iterdir()):
+        fix = "Choose another --out."
+        raise BankError(sentence(str(folder), expected="a bank or an empty folder", got="other files", fix=fix))
+    write_json(path, plan.as_dict())
+    return False
+
+
+def require_space(folder: Path, needed_bytes: int) -> None:
+    """Refuse to begin when the disk is too small.
+
+    Args:
+        folder: Where the bank is to stand; need not exist.
+        needed_bytes: Estimated size of what is still to be written.
+
+    Raises:
+        BankError: Less is free; both numbers are named.
+    """
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        expected, got = f"{needed_bytes / 1e9:.2f} GB of free disk", f"{free / 1e9:.2f} GB"
+        fix = "Free some, choose another --out, or store less: --layout pooled, a smaller --grid, --dtype float16."
+        raise BankError(sentence(str(folder), expected=expected, got=got, fix=fix))
+
+
+def pending_shards(folder: Path, kind: Kind, *, count: int, shard_size: int) -> list[tuple[int, range]]:
+    """List the shards that are not whole yet: their number and the distinct images or texts they shall hold."""
+    spans = [range(start, min(start + shard_size, count)) for start in range(0, count, shard_size)]
+    return [(number, span) for number, span in enumerate(spans) if not _is_whole(folder / _stem(kind, number))]
+
+
+def write_image_shard(
+    folder: Path, number: int, pieces: Sequence[Tokens], rejects: Iterable[tuple[int, str]] = ()
+) -> Shard:
+    """Write one shard of images whole, and after it the json that says so.
+
+    Args:
+        folder: Of the bank.
+        number: Of the shard.
+        pieces: Tokens of its images in the bank's layout and dtype, in order; empty when all were rejected.
+        rejects: Number of the distinct image and reason of those that could not be read.
+    """
+    tensors = {"values": torch.empty(0, 0, 0), "pooled": torch.empty(0, 0)}
+    facts = Shard(rejects=tuple(rejects))
+    if pieces:
+        tensors = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in tensors}
+        facts = replace(facts, grid=pieces[0].grid, prefix=pieces[0].prefix)
+    return _write_shard(folder, "image", number, tensors, facts)
+
+
+def write_text_shard(
+    folder: Path,
+    number: int,
+    values: Sequence[Float[Tensor, "_ width"]],
+    pooled: Sequence[Float[Tensor, " width"]],
+    ids: TokenIds,
+) -> Shard:
+    """Write one shard of texts whole, without padding, and after it the json that says so.
+
+    Args:
+        folder: Of the bank.
+        number: Of the shard.
+        values: Token features ``(token, width)`` of each text, in the bank's layout and dtype.
+        pooled: Pooled vector of each text.
+        ids: Their word ids; with the layout ``pooled`` there are more of them than tokens.
+    """
+    tensors = {
+        "values": torch.cat(list(values)),
+        "offsets": _offsets(torch.tensor([len(text) for text in values])),
+        "pooled": torch.stack(list(pooled)),
+        "input_ids": ids.input_ids[ids.valid].to(torch.int32),
+        "id_offsets": _offsets(ids.valid.sum(dim=1)),
+    }
+    return _write_shard(folder, "text", number, tensors, Shard(truncated=int(ids.truncated.sum())))
+
+
+def _offsets(lengths: Tensor) -> Tensor:
+    return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+
+
+def _write_shard(folder: Path, kind: Kind, number: int, tensors: Mapping[str, Tensor], facts: Shard) -> Shard:
+    stem = _stem(kind, number)
+    path, record = folder / f"{stem}.safetensors", folder / f"{stem}.json"
+    record.unlink(missing_ok=True)
+    with written_whole(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        digest, size = sha256_of(temporary), temporary.stat().st_size
+    count, width = len(tensors["pooled"]), tensors["values"].shape[-1]
+    shard = replace(facts, file=stem, count=count, width=width, size_bytes=size, sha256=digest)
+    write_json(record, asdict(shard))
+    return shard
+
+
+def read_shards(folder: Path, kind: Kind, *, count: int, shard_size: int) -> tuple[Shard, ...]:
+    """Read what the shards say of themselves, in order; all of them must be whole."""
+    return tuple(Shard.read(folder / f"{_stem(kind, number)}.json") for number in range(-(-count // shard_size)))
+
+
+def _stem(kind: Kind, number: int) -> str:
+    return f"{SHARDS}/{kind}-{number:05d}"
+
+
+def _is_whole(stem: Path) -> bool:
+    shard, record = stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
+    return record.exists() and shard.exists() and shard.stat().st_size == Shard.read(record).size_bytes
+
+
+def _refuse_foreign(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    there, here = _flat(stored), _flat(asked)
+    for_people = (".name", ".parameters")
+    differing = [name for name in there if there[name] != here.get(name, there[name]) and not name.endswith(for_people)]
+    if differing:
+        expected = ", ".join(f"{name} = {there.get(name)}" for name in differing)
+        got = ", ".join(f"{name} = {here.get(name)}" for name in differing)
+        fix = f"Choose another --out, or delete {folder}."
+        raise BankError(sentence(f"{folder / PLAN}", expected=expected, got=got, fix=fix))
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

@@ -1,0 +1,171 @@
+"""``adaptmed embed``: images and texts through the frozen encoders into a bank."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from adaptmed.errors import BankError, sentence
+
+if TYPE_CHECKING:
+    from adaptmed.bank import Bank
+    from adaptmed.data.manifest import Manifest
+    from adaptmed.tasks.embedding import EmbedOptions
+    from adaptmed.types import ImageEncoder, TextEncoder
+
+
+def embed(
+    manifest: Path,
+    *,
+    out: Path,
+    image_encoder: str | None = None,
+    text_encoder: str | None = None,
+    image_size_px: int | None = None,
+    fit: Literal["crop", "pad", "squash"] | None = None,
+    max_tokens: int | None = None,
+    layout: Literal["grid", "all", "pooled"] = "grid",
+    grid: int = 8,
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+    precision: Literal["bf16", "fp32"] = "bf16",
+    batch_size: int = 64,
+    shard_size: int = 256,
+    workers: int | None = None,
+    device: str = "auto",
+    labels: list[str] | None = None,
+    class_column: str | None = None,
+    uncertain: Literal["ignore", "zero", "one"] | None = None,
+    strict: bool = False,
+    verify: bool = False,
+) -> None:
+    """Compute every distinct image and text once with frozen encoders and store the tokens as a bank.
+
+    Run the same command again after an interruption: it goes on where it stopped. The size is printed before it
+    starts, and the run is refused when the disk is too small. Unreadable images are listed in rejects.jsonl.
+
+    Args:
+        manifest: Table with one row per image or pair (csv, jsonl, parquet); columns image, text, patient, split, ...
+        out: Folder of the bank.
+        image_encoder: For example bundled:dinov2-small or timm:vit_small_patch14_dinov2.lvd142m. Without it no image
+            tokens are stored.
+        text_encoder: For example bundled:minilm-l6 or hf:emilyalsentzer/Bio_ClinicalBERT. Without it no text tokens
+            are stored.
+        image_size_px: Side of the encoder's input in pixels; the encoder's own by default.
+        fit: How an image becomes square: crop its longer side, pad its shorter side, or squash; the encoder's own way
+            by default.
+        max_tokens: Where texts are cut; the encoder's limit or 256 by default, whichever is smaller.
+        layout: Which image tokens are kept: a small grid of means and the prefix tokens, all of them, or only the
+            pooled vector (of texts too).
+        grid: Side of that small grid. An encoder with a smaller grid keeps its own.
+        dtype: Number format on disk.
+        precision: Of the computation: bf16 mixed precision, or exact fp32.
+        batch_size: Items per forward pass.
+        shard_size: Images or texts per file; what an interruption can lose at most.
+        workers: Threads that read images; one per core up to 8 by default.
+        device: auto, cpu, cuda, cuda:1, ...
+        labels: Label columns; by default all columns with only 0, 1 and blank.
+        class_column: Column whose values are class names.
+        uncertain: What a -1 in a label column means: ignore it, or read it as zero or one.
+        strict: Stop at the first unreadable image instead of leaving it out.
+        verify: Compute nothing, only check every file of the bank in --out against its hash.
+    """
+    if verify:
+        _verify(out)
+        return
+    from adaptmed.bank import Layout
+    from adaptmed.data.manifest import Manifest
+    from adaptmed.encoders import load_image_encoder, load_text_encoder
+    from adaptmed.tasks.embedding import EmbedOptions
+
+    chosen = {} if workers is None else {"workers": workers}
+    options = EmbedOptions(
+        layout=Layout(layout, grid),
+        dtype=dtype,
+        precision=precision,
+        max_tokens=max_tokens,
+        fit=fit,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        device=device,
+        strict=strict,
+        **chosen,
+    )
+    table = Manifest.read(manifest, labels=tuple(labels or ()), class_column=class_column, uncertain=uncertain)
+    images = None if image_encoder is None else load_image_encoder(image_encoder, image_size_px=image_size_px)
+    texts = None if text_encoder is None else load_text_encoder(text_encoder)
+    _run(table, images, texts, out, options)
+
+
+def _run(
+    table: "Manifest",
+    images: "ImageEncoder | None",
+    texts: "TextEncoder | None",
+    out: Path,
+    options: "EmbedOptions",
+) -> None:
+    from rich.console import Console
+
+    from adaptmed.bank.format import INFO
+    from adaptmed.tasks.embedding import embed, estimate_size
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(
+        f"Columns taken: {', '.join(table.taken) or 'none'}; left out: {', '.join(table.left_out) or 'none'}."
+    )
+    if (out / INFO).exists():
+        bank = embed(table, images, texts, out, options=options)
+        console.print(f"{out} is whole already: {_summary(bank)}")
+        return
+    size = estimate_size(table, images, texts, options=options)
+    megabytes = f"about {size.total_bytes / 1e6:.1f} MB in {out}"
+    console.print(f"{size.images} distinct images and {size.texts} distinct texts: {megabytes}.")
+    with _ProgressBars() as bars:
+        bank = embed(table, images, texts, out, options=options, progress=bars)
+    console.print(f"{out}: {_summary(bank)}")
+    for note in bank.info.notes:
+        console.print(f"Note: {note}")
+
+
+def _summary(bank: "Bank") -> str:
+    info = bank.info
+    images = 0 if info.images is None else info.images.count
+    parts = [f"{info.rows} rows, {images} images", f"{info.rejected} rows rejected"]
+    if info.texts is not None:
+        cut = f"{info.texts.truncated_share:.1%} cut at {info.texts.max_tokens} tokens"
+        parts.insert(1, f"{info.texts.count} texts ({cut})")
+    return ", ".join(parts) + "."
+
+
+def _verify(out: Path) -> None:
+    from rich.console import Console
+
+    from adaptmed.bank import verify
+
+    damaged = verify(out)
+    if damaged:
+        fix = "Delete these files and bank.json, then run the same `adaptmed embed` again: it writes what is missing."
+        raise BankError(sentence(str(out), expected="whole files", got="; ".join(damaged), fix=fix))
+    Console(soft_wrap=True, highlight=False).print(f"{out} is sound.")
+
+
+class _ProgressBars:
+    """One bar for images, one for texts, with items per second."""
+
+    def __enter__(self) -> "_ProgressBars":
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+        speed = TextColumn("{task.fields[speed]}")
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn()
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, kind: str, done: int, total: int) -> None:
+        if kind not in self._tasks:
+            self._tasks[kind] = self._progress.add_task(f"{kind}s", total=total, speed="")
+        task = self._tasks[kind]
+        self._progress.update(task, completed=done)
+        speed = self._progress.tasks[task].speed
+        self._progress.update(task, speed="" if speed is None else f"{speed:.1f}/s")

@@ -1,0 +1,91 @@
+"""``adaptmed study``: what a pre-trained adaptor is worth at 1 %, 10 % and 100 % of the labels."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+
+def study(
+    *banks: Path,
+    adaptor: list[Path],
+    out: Path,
+    fractions: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (0.01, 0.1, 1.0),
+    seeds: int = 5,
+    arms: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    prompts: Path | None = None,
+    replicates: int = 1000,
+    examples: bool = True,
+    allow_overlap: bool = False,
+) -> None:
+    """Compare a pre-trained adaptor with frozen baselines at several label fractions.
+
+    Trains on the `train` split, judges on `test`. Fractions are of patients: nested, stratified and the same for every
+    arm; nothing is selected on labels outside a fraction. Writes `results.json` and `report.html`. Run the same command
+    again to go on where it stopped.
+
+    Args:
+        banks: Banks that `adaptmed embed` wrote, with labels; several draw the grid of encoder pairs.
+        adaptor: Run folder of `adaptmed pretrain` (or a saved adaptor); repeat it once per bank, in the same order.
+        out: Folder to write.
+        fractions: Shares of the labelled training patients, above 0 and at most 1.
+        seeds: How many seeds; each chooses another fraction.
+        arms: Contenders: frozen, adaptor-untrained, "text-informed probe", adaptor, adaptor-trained, and on request
+            adaptor-head (the paper's two-layer head). All but the last by default.
+        prompts: JSON file with zero-shot prompts per label, instead of generic ones.
+        replicates: Bootstrap replicates behind every interval.
+        examples: Show pictures and report texts in the report; --no-examples makes a report that may be shared.
+        allow_overlap: Judge although test patients were seen in pre-training; the report says so.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from adaptmed.bank import Bank
+    from adaptmed.heads.prompts import load_prompts
+    from adaptmed.study.run import ARMS, StudySettings
+    from adaptmed.study.whole import study as run
+
+    settings = StudySettings(
+        fractions=tuple(fractions),
+        seeds=seeds,
+        arms=tuple(arms) or ARMS,
+        prompts=load_prompts(prompts) if prompts else None,
+        replicates=replicates,
+        allow_overlap=allow_overlap,
+    )
+    console = Console()
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        results = run(
+            [Bank.open(bank) for bank in banks], adaptor, out, settings=settings, examples=examples, progress=show
+        )
+    print_table(results)
+    console.print(f"Report: [bold]{out / 'report.html'}[/]", soft_wrap=True)
+
+
+def print_table(results: dict[str, Any]) -> None:
+    """Print the summary over labels: one row per arm, one column per fraction, with intervals."""
+    from rich.console import Console
+    from rich.table import Table
+
+    summaries = [row for row in results["summaries"] if row["label"] in ("macro", "all") and row["metric"] == "auroc"]
+    fractions = sorted({row["fraction"] for row in summaries})
+    for encoder in dict.fromkeys(row["encoder"] for row in summaries):
+        table = Table("arm", *(f"{fraction:.0%} of labels" for fraction in fractions), title=f"Mean AUROC, {encoder}")
+        for arm in dict.fromkeys(row["arm"] for row in summaries):
+            cells = {r["fraction"]: _cell(r) for r in summaries if r["encoder"] == encoder and r["arm"] == arm}
+            table.add_row(arm, *(cells.get(fraction, "") for fraction in fractions))
+        Console().print(table)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return f"undefined: {row['reason']}"
+    if row["ci_low"] is None:
+        return f"{row['value']:.3f}"
+    return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"

@@ -1,0 +1,200 @@
+"""What a manifest holds and what is wrong with it, before anything is computed."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptmed.data.images import read_image
+from adaptmed.data.manifest import Manifest
+from adaptmed.data.splits import SPLITS
+from adaptmed.data.tables import Rejects
+from adaptmed.errors import InputError
+from adaptmed.types import TokenIds
+
+Progress = Callable[[int, int], None]
+_TEXTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """How much stands in one split: rows, patients, rows with an image, rows with a text."""
+
+    split: str
+    rows: int
+    patients: int
+    images: int
+    texts: int
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """Rows of one label or class in one split: positive (above 0, or of this class), negative, not labelled."""
+
+    label: str
+    split: str
+    positive: int
+    negative: int
+    not_labelled: int
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What ``check_manifest`` found.
+
+    Attributes:
+        taken: Column → what it is taken for.
+        left_out: Column → why it is not.
+        notes: What else should be known, in sentences.
+        splits: Counts of the splits that have rows.
+        balance: Counts per label or class and split.
+        unusable: Rows of the table that cannot be used: ``row``, ``reason``.
+        missing: Rows whose image file does not exist: ``row``, ``image``, ``reason``.
+        unreadable: Rows whose image file cannot be read, in the same form; empty when images were not read.
+        images_read: Distinct image files that were opened.
+        texts: Rows with a text.
+        distinct_texts: Distinct texts.
+        most_frequent_text: The text that stands in most rows; blank when no text stands in two.
+        most_frequent_count: In how many rows it stands.
+        truncated: Share of the rows with a text whose text is longer than the encoder allows; ``None``: not counted.
+        overlapping: Splits → how many patients stand in all of them and nowhere else.
+    """
+
+    taken: dict[str, str]
+    left_out: dict[str, str]
+    notes: tuple[str, ...]
+    splits: tuple[SplitCount, ...]
+    balance: tuple[LabelCount, ...]
+    unusable: Rejects
+    missing: Rejects
+    unreadable: Rejects
+    images_read: int
+    texts: int
+    distinct_texts: int
+    most_frequent_text: str
+    most_frequent_count: int
+    truncated: float | None
+    overlapping: dict[tuple[str, ...], int]
+
+    @property
+    def rejects(self) -> Rejects:
+        """Every row that a run would leave out, with its reason."""
+        return [*self.unusable, *self.missing, *self.unreadable]
+
+
+def check_manifest(
+    manifest: Manifest,
+    *,
+    read_images: bool = True,
+    tokenize: Callable[[list[str]], TokenIds] | None = None,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Look at everything a manifest names: each distinct image is opened once, each distinct text tokenised once.
+
+    Args:
+        manifest: What to check.
+        read_images: Open the images; without it only missing files are found.
+        tokenize: A text encoder's own, to count the texts that it would cut.
+        progress: Called with the images that are done and all images.
+    """
+    texts = Counter(text for text in manifest.frame["text"] if text)
+    frequent, count = texts.most_common(1)[0] if texts else ("", 0)
+    missing, unreadable = _image_faults(manifest, read_images, progress or (lambda *_: None))
+    names = set(manifest.frame["image"]) - {""}
+    absent = {reject["image"] for reject in missing}
+    return CheckReport(
+        taken=manifest.taken,
+        left_out=manifest.left_out,
+        notes=manifest.notes,
+        splits=_splits(manifest),
+        balance=_balance(manifest),
+        unusable=manifest.rejects,
+        missing=missing,
+        unreadable=unreadable,
+        images_read=len(names - absent) if read_images else 0,
+        texts=texts.total(),
+        distinct_texts=len(texts),
+        most_frequent_text=frequent if count > 1 else "",
+        most_frequent_count=count,
+        truncated=_truncated_share(texts, tokenize) if tokenize and texts else None,
+        overlapping=dict(Counter(manifest.overlap().values())),
+    )
+
+
+def _image_faults(manifest: Manifest, read_images: bool, progress: Progress) -> tuple[Rejects, Rejects]:
+    """Return the rows whose image is missing and those whose image cannot be read."""
+    rows: dict[str, list[str]] = {}
+    for row, name in zip(manifest.frame["row"], manifest.frame["image"], strict=True):
+        if name:
+            rows.setdefault(name, []).append(row)
+    missing: Rejects = []
+    unreadable: Rejects = []
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        faults = pool.map(lambda name: _fault(manifest.root / name, read_images), rows)
+        for done, (name, fault) in enumerate(zip(rows, faults, strict=True), start=1):
+            progress(done, len(rows))
+            if fault is not None:
+                exists, reason = fault
+                rejects = unreadable if exists else missing
+                rejects += [{"row": row, "image": name, "reason": reason} for row in rows[name]]
+    return missing, unreadable
+
+
+def _fault(path: Path, read: bool) -> tuple[bool, str] | None:
+    """Return whether there is anything at ``path``, and what is wrong with it; ``None`` when nothing is."""
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        return False, (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if read:
+        try:
+            read_image(path)
+        except InputError as error:
+            return True, str(error).removeprefix(f"`{path}`: ")
+    return None
+
+
+def _splits(manifest: Manifest) -> tuple[SplitCount, ...]:
+    parts = ((split, manifest.frame[manifest.frame["split"] == split]) for split in SPLITS)
+    return tuple(
+        SplitCount(
+            split,
+            len(part),
+            part["patient"].nunique(),
+            int((part["image"] != "").sum()),
+            int((part["text"] != "").sum()),
+        )
+        for split, part in parts
+        if len(part)
+    )
+
+
+def _balance(manifest: Manifest) -> tuple[LabelCount, ...]:
+    counts = []
+    for split in SPLITS:
+        part = manifest.frame[manifest.frame["split"] == split]
+        if part.empty:
+            continue
+        for name in manifest.labels:
+            positive, missing = int((part[name] > 0).sum()), int(part[name].isna().sum())
+            counts.append(LabelCount(name, split, positive, len(part) - positive - missing, missing))
+        for k, name in enumerate(manifest.classes):
+            positive, missing = (int((part[manifest.class_column] == value).sum()) for value in (k, -1))
+            counts.append(
+                LabelCount(
+                    f"{manifest.class_column} = {name}", split, positive, len(part) - positive - missing, missing
+                )
+            )
+    return tuple(counts)
+
+
+def _truncated_share(texts: Counter[str], tokenize: Callable[[list[str]], TokenIds]) -> float:
+    distinct = list(texts)
+    cut = 0
+    for start in range(0, len(distinct), _TEXTS_AT_ONCE):
+        some = distinct[start : start + _TEXTS_AT_ONCE]
+        flags = tokenize(some).truncated.tolist()
+        cut += sum(texts[text] for text, flag in zip(some, flags, strict=True) if flag)
+    return cut / texts.total()

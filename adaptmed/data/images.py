@@ -1,0 +1,205 @@
+"""One image file to an array, and one array to an encoder's input."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from adaptmed.data.dicom import read_dicom
+from adaptmed.errors import InputError, sentence
+from adaptmed.types import Preprocessing
+
+MAX_PIXELS = 100_000_000
+_RESAMPLING = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+}
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+def read_image(path: Path | str) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Read a PNG, JPEG or DICOM file.
+
+    PNG and JPEG: EXIF orientation is applied, palettes become colours, transparent pixels are laid on black. 16-bit
+    grey is divided by 65535, whatever its highest value is (of 16-bit colour Pillow keeps the upper 8 bits). DICOM (by
+    suffix ``.dcm`` or ``.dicom``, or by the letters DICM after its preamble): see ``read_dicom``. Safe to call from
+    several threads.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``(height, width)`` or ``(height, width, 3)``: uint8, or float32 in [0, 1] from data deeper than 8 bit.
+
+    Raises:
+        InputError: The file is missing, of another kind, damaged, has several frames or over 100 million pixels, holds
+            values that are not finite, or shows a single value everywhere.
+    """
+    path = Path(path)
+    try:
+        with _quiet():
+            picture = _decode(path)
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        fix = "Mend the path; it is read from the manifest's folder."
+        raise InputError(sentence(str(path), expected="a file", got="nothing there", fix=fix)) from error
+    except UnidentifiedImageError as error:
+        fix = "Convert it to PNG, or leave this row out."
+        raise InputError(sentence(str(path), expected="PNG, JPEG or DICOM", got="another format", fix=fix)) from error
+    except Exception as error:  # decoders raise almost anything on damaged files
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        fix = "Replace the file, or leave this row out."
+        raise InputError(sentence(str(path), expected="an image that can be decoded", got=reason, fix=fix)) from error
+    return _checked(path, picture)
+
+
+def prepare(
+    image: NDArray[np.uint8] | NDArray[np.floating], preprocessing: Preprocessing
+) -> Float[Tensor, "3 height width_px"]:
+    """Turn one picture into an encoder's input: resize, crop or pad, three channels, normalise.
+
+    Resizing is antialiased. ``crop`` gives what timm's own evaluation transform gives on 8-bit RGB. ``pad`` fills with
+    black; ``pad`` and ``squash`` ignore ``crop_fraction``.
+
+    Args:
+        image: ``(height, width)`` or ``(height, width, 3)``, uint8 or floats in [0, 1], as ``read_image`` gives them.
+        preprocessing: The encoder's input facts.
+
+    Raises:
+        InputError: ``image`` has another shape or dtype, an empty side, or with ``crop`` a shape so long and narrow
+            that resizing its shorter side gives over 100 million pixels.
+
+    Example:
+        >>> facts = Preprocessing((8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> prepare(np.zeros((20, 30), dtype=np.uint8), facts).shape
+        torch.Size([3, 8, 8])
+    """
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or 0 in image.shape:
+        expected, fix = "shape (height, width) or (height, width, 3)", "Pass what read_image returns."
+        raise InputError(sentence("image", expected=expected, got=image.shape, fix=fix))
+    if image.dtype == np.uint8:
+        pixels = np.asarray(_fit(Image.fromarray(image), preprocessing), dtype=np.float32) / 255
+    elif np.issubdtype(image.dtype, np.floating):
+        channels = np.atleast_3d(image.astype(np.float32, copy=False)).transpose(2, 0, 1)
+        fitted = [np.asarray(_fit(Image.fromarray(channel), preprocessing)) for channel in channels]
+        pixels = np.stack(fitted, axis=-1).clip(0, 1)
+    else:
+        fix = "Convert it to one of these."
+        raise InputError(sentence("image", expected="uint8, or floats in [0, 1]", got=image.dtype, fix=fix))
+    mean, std = (np.array(fact, dtype=np.float32) for fact in (preprocessing.mean, preprocessing.std))
+    normalised = (np.atleast_3d(pixels) - mean) / std
+    return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+
+
+def _fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Bring a picture to the input size."""
+    height, width = preprocessing.image_size_px
+    resample = _RESAMPLING[preprocessing.interpolation]
+    match preprocessing.fit:
+        case "squash":
+            return image.resize((width, height), resample)
+        case "crop":
+            resized = _resized(image.size, preprocessing)
+            left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+            return image.resize(resized, resample).crop((left, top, left + width, top + height))
+        case "pad":
+            scale = min(width / image.width, height / image.height)
+            inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
+            canvas = Image.new(image.mode, (width, height))
+            canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+            return canvas
+
+
+def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """The ``(width, height)`` that is cropped, rounded as timm rounds for square and for other targets."""
+    height, width = preprocessing.image_size_px
+    target = [math.floor(side / preprocessing.crop_fraction) for side in (width, height)]
+    if target[0] == target[1]:
+        resized = [int(target[0] * side / min(size)) for side in size]
+    else:
+        ratio = min(side / goal for side, goal in zip(size, target, strict=True))
+        resized = [round(side / ratio) for side in size]
+    if resized[0] * resized[1] > MAX_PIXELS:
+        fix = "Use the fit `pad`, or leave this image out."
+        expected = f"sides that differ less, for a resized image of at most {MAX_PIXELS} pixels"
+        raise InputError(sentence("image", expected=expected, got=f"{size[0]} × {size[1]}", fix=fix))
+    return resized[0], resized[1]
+
+
+def _decode(path: Path) -> NDArray[np.generic]:
+    with path.open("rb") as file:
+        head = file.read(132)
+    if path.suffix.lower() in (".dcm", ".dicom") or head[128:] == b"DICM":
+        return read_dicom(path, MAX_PIXELS)
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
+        if image.width * image.height > MAX_PIXELS:
+            got, fix = f"{image.width} × {image.height}", "Shrink the image."
+            raise InputError(sentence(str(path), expected=f"at most {MAX_PIXELS} pixels", got=got, fix=fix))
+        if getattr(image, "is_animated", False) and image.format == "PNG":
+            fix = "Write every frame that you want to a file and a row of its own."
+            raise InputError(sentence(str(path), expected="a single frame", got="an animation", fix=fix))
+        return _array(ImageOps.exif_transpose(image))
+
+
+def _array(image: Image.Image) -> NDArray[np.generic]:
+    """Return the pixels of any of Pillow's modes as grey or RGB."""
+    if image.mode in _SIXTEEN_BIT:
+        return np.asarray(image).astype(np.float32) / 65535
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image).convert("RGB")
+        return np.asarray(image)[..., 0] if grey else np.asarray(image)
+    return np.asarray(image.convert("L" if grey else "RGB"))
+
+
+def _checked(path: Path, picture: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Refuse pictures without content and return the others as uint8 or float32."""
+    expected, fix = "an image with content", "Leave this row out."
+    if picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)) or picture.size == 0:
+        raise InputError(sentence(str(path), expected=expected, got=f"shape {picture.shape}", fix=fix))
+    if picture.min() == picture.max():
+        raise InputError(sentence(str(path), expected=expected, got="the same value in every pixel", fix=fix))
+    if picture.dtype == np.uint8:
+        return picture.view(np.uint8)
+    if not np.isfinite(picture).all():
+        raise InputError(sentence(str(path), expected=expected, got="values that are not finite", fix=fix))
+    return picture.astype(np.float32).clip(0, 1)
+
+
+class _Readers:
+    """How many threads read at this moment, and the warning filters to restore when the last one is done."""
+
+    lock = Lock()
+    count = 0
+    filters = warnings.catch_warnings()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Pillow and pydicom say about odd files; the filters are the process's, not the thread's."""
+    with _Readers.lock:
+        if _Readers.count == 0:
+            _Readers.filters = warnings.catch_warnings()
+            _Readers.filters.__enter__()
+        _Readers.count += 1
+    try:
+        yield
+    finally:
+        with _Readers.lock:
+            _Readers.count -= 1
+            if _Readers.count == 0:
+                _Readers.filters.__exit__(None, None, None)

@@ -1,0 +1,63 @@
+"""What a report shows of single test items: the map of embeddings before and after, and retrieval examples."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from adaptmed.data.images import read_image
+from adaptmed.errors import InputError
+from adaptmed.study.arms import embed_images, frozen_variants
+from adaptmed.study.plots import Maps, project_2d, sample_rows
+from adaptmed.study.report import RetrievalExample
+from adaptmed.study.run import Subject
+from adaptmed.tasks.retrieval import embed_rows
+
+THUMBNAIL_PX = 160
+
+
+def maps_of(subject: Subject, *, limit: int = 800) -> Maps:
+    """The paper's picture: test images by t-SNE, on the frozen encoder's mean token and on the adaptor's embedding."""
+    rows = subject.rows
+    chosen = sample_rows(len(rows.test), limit=limit)
+    before = frozen_variants(subject.bank, rows.test[chosen])["CLS + mean"]
+    after = embed_images(subject.adaptor.fusion, subject.bank, rows.test[chosen])
+    return Maps(project_2d(before), project_2d(after), rows.truth.labels[chosen], rows.truth.names)
+
+
+def retrieval_examples(subject: Subject, *, count: int = 4, shown: int = 3) -> list[RetrievalExample]:
+    """For a few test images, spread evenly, the reports nearest to them; images that cannot be read are left out."""
+    bank, test = subject.bank, subject.rows.test
+    paired = test[bank.rows["text_index"].to_numpy()[test] >= 0]
+    if not len(paired) or "image" not in bank.rows or "text" not in bank.rows:
+        return []
+    group = bank.rows["text_index"].to_numpy()[paired]
+    first = np.unique(group, return_index=True)[1]
+    texts = embed_rows(subject.adaptor.fusion, bank, paired[first], modality="text").numpy()
+    asked = paired[np.linspace(0, len(paired) - 1, min(count, len(paired))).astype(int)]
+    nearest = np.argsort(-(embed_images(subject.adaptor.fusion, bank, asked) @ texts.T), axis=1)[:, :shown]
+    found = []
+    for row, places in zip(asked, nearest, strict=True):
+        thumbnail = _thumbnail(Path(bank.info.manifest).parent / str(bank.rows["image"].iloc[row]))
+        if thumbnail is not None:
+            hits = paired[first[places]]
+            own = bank.rows["text_index"].iloc[row]
+            right = tuple(bool(bank.rows["text_index"].iloc[hit] == own) for hit in hits)
+            said = tuple(str(bank.rows["text"].iloc[hit]) for hit in hits)
+            found.append(RetrievalExample(thumbnail, str(bank.rows["text"].iloc[row]), said, right))
+    return found
+
+
+def _thumbnail(path: Path) -> bytes | None:
+    try:
+        image = read_image(path)
+    except InputError:
+        return None
+    if image.dtype != np.uint8:
+        image = (image * 255).round().astype(np.uint8)
+    picture = Image.fromarray(image)
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()

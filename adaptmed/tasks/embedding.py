@@ -1,0 +1,300 @@
+"""Embedding: a manifest through the frozen encoders into a bank."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adaptmed.bank import Bank, BankInfo, DType, Layout, Plan, TokenSource, prefetched
+from adaptmed.bank.format import SHARDS, Kind
+from adaptmed.bank.layout import DTYPES, arrange_image, arrange_text, to_stored
+from adaptmed.bank.seal import seal
+from adaptmed.bank.write import begin, pending_shards, require_space, write_image_shard, write_text_shard
+from adaptmed.data.images import prepare, read_image
+from adaptmed.data.manifest import Manifest
+from adaptmed.errors import InputError, sentence
+from adaptmed.types import Fit, ImageEncoder, Preprocessing, TextEncoder, TokenIds, Tokens
+
+DEFAULT_MAX_TOKENS = 256
+Progress = Callable[[Kind, int, int], None]
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How a bank is made.
+
+    Attributes:
+        layout: Which tokens are kept.
+        dtype: Of the stored features.
+        precision: Of the computation: ``bf16`` is autocast, ``fp32`` is exact.
+        max_tokens: Where texts are cut; ``None`` is the encoder's limit or 256, whichever is smaller.
+        fit: How images are made square, instead of the encoder's own way.
+        batch_size: Items per forward pass.
+        shard_size: Distinct images or texts per file.
+        workers: Threads that read images while the encoder computes.
+        device: ``auto`` takes the first CUDA device, else the CPU.
+        strict: Raise at the first unreadable image instead of leaving its rows out.
+    """
+
+    layout: Layout = field(default_factory=Layout)
+    dtype: DType = "float16"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    max_tokens: int | None = None
+    fit: Fit | None = None
+    batch_size: int = 64
+    shard_size: int = 256
+    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    device: str = "auto"
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class SizeEstimate:
+    """What a bank will take on disk; the length of texts is estimated from a sample.
+
+    Attributes:
+        images: Distinct images.
+        texts: Distinct texts.
+        total_bytes: Of all shards.
+    """
+
+    images: int
+    texts: int
+    total_bytes: int
+
+
+def embed(
+    manifest: Manifest,
+    image_encoder: ImageEncoder | None,
+    text_encoder: TextEncoder | None,
+    out: Path,
+    *,
+    options: EmbedOptions | None = None,
+    progress: Progress | None = None,
+) -> Bank:
+    """Compute the Tokens of every distinct image and text once and write them as a bank.
+
+    A run that was killed goes on at the first shard that is not whole; a whole bank is opened and returned. An
+    unreadable image leaves out its rows, with the reason in ``rejects.jsonl``.
+
+    Args:
+        manifest: What to embed.
+        image_encoder: For its images; ``None`` stores no image Tokens.
+        text_encoder: For its texts; ``None`` stores no text Tokens.
+        out: Folder of the bank.
+        options: How.
+        progress: Called with the kind, the items done and all items after every batch.
+
+    Raises:
+        InputError: Both encoders are missing, or one has nothing to encode, or with ``strict`` an unreadable image.
+        BankError: ``out`` holds another bank, the disk is too small, no row is left, or a value does not fit the dtype.
+    """
+    options = options or EmbedOptions()
+    items = _Items.of(manifest, image_encoder, text_encoder)
+    plan = _plan(manifest, image_encoder, text_encoder, options)
+    if begin(out, plan):
+        return Bank.open(out)
+    written = sum(file.stat().st_size for file in (out / SHARDS).glob("*.safetensors"))
+    size = estimate_size(manifest, image_encoder, text_encoder, options=options)
+    require_space(out, size.total_bytes - written)
+    report = progress or (lambda *_: None)
+    if image_encoder is not None:
+        _write_images(items.images, image_encoder, out, options, report)
+    if text_encoder is not None:
+        _write_texts(items.texts, text_encoder, out, options, report)
+    _seal(manifest, items, plan, out)
+    return Bank.open(out)
+
+
+def estimate_size(
+    manifest: Manifest,
+    image_encoder: ImageEncoder | None,
+    text_encoder: TextEncoder | None,
+    *,
+    options: EmbedOptions | None = None,
+) -> SizeEstimate:
+    """Estimate a bank's size from one blank image and at most 256 of the texts."""
+    options = options or EmbedOptions()
+    items = _Items.of(manifest, image_encoder, text_encoder)
+    itemsize = DTYPES[options.dtype].itemsize
+    total = 0
+    if image_encoder is not None:
+        blank = torch.zeros(1, 3, *image_encoder.preprocessing.image_size_px)
+        tokens = arrange_image(_forward(image_encoder, blank, options=options), options.layout)
+        total += len(items.images) * (tokens.values[0].numel() + tokens.pooled[0].numel()) * itemsize
+    if text_encoder is not None:
+        sample = items.texts[:: -(-len(items.texts) // 256)]
+        mean_ids = text_encoder.tokenize(sample, _max_tokens(text_encoder, options)).valid.sum().item() / len(sample)
+        mean_tokens = 1.0 if options.layout.kind == "pooled" else mean_ids
+        per_text = (mean_tokens + 1) * text_encoder.width * itemsize + 4 * mean_ids + 16
+        total += round(len(items.texts) * per_text)
+    return SizeEstimate(len(items.images), len(items.texts), total)
+
+
+@dataclass(frozen=True)
+class _Items:
+    """Distinct images and texts, numbered by their first row, and the number of each row (-1: none)."""
+
+    images: list[Path]
+    image_index: NDArray[np.int64]
+    texts: list[str]
+    text_index: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, manifest: Manifest, image_encoder: object, text_encoder: object) -> "_Items":
+        if image_encoder is None and text_encoder is None:
+            fix = "Pass --image-encoder, --text-encoder or both."
+            raise InputError(sentence("encoders", expected="at least one encoder", got="none", fix=fix))
+        names, image_index = _distinct(manifest, "image", image_encoder)
+        same, paths = pd.factorize(np.array([str((manifest.root / name).resolve()) for name in names], dtype=object))
+        texts, text_index = _distinct(manifest, "text", text_encoder)
+        return cls([Path(path) for path in paths], np.append(same, -1)[image_index], texts, text_index)
+
+
+def _distinct(manifest: Manifest, column: Kind, encoder: object) -> tuple[list[str], NDArray[np.int64]]:
+    frame = manifest.frame
+    if encoder is None:
+        return [], np.full(len(frame), -1, dtype=np.int64)
+    values = frame[column] if column in frame else pd.Series("", index=frame.index)
+    codes, names = pd.factorize(values.where(values.str.strip() != ""))
+    if not len(names):
+        fix = f"Leave out --{column}-encoder, or name the column `{column}`."
+        raise InputError(sentence(column, expected=f"a {column} in at least one row", got="none", fix=fix))
+    return [str(name) for name in names], codes.astype(np.int64)
+
+
+def _plan(
+    manifest: Manifest, image_encoder: ImageEncoder | None, text_encoder: TextEncoder | None, options: EmbedOptions
+) -> Plan:
+    image = text = None
+    if image_encoder is not None:
+        image = _source(image_encoder, preprocessing=_preprocessing(image_encoder, options))
+    if text_encoder is not None:
+        text = _source(text_encoder, max_tokens=_max_tokens(text_encoder, options))
+    rows_sha256 = hashlib.sha256(manifest.frame.to_csv(index=False).encode()).hexdigest()
+    return Plan(
+        *(image, text, manifest.sha256, rows_sha256),
+        layout=str(options.layout),
+        dtype=options.dtype,
+        precision=options.precision,
+        shard_size=options.shard_size,
+    )
+
+
+def _source(
+    encoder: ImageEncoder | TextEncoder, *, preprocessing: Preprocessing | None = None, max_tokens: int | None = None
+) -> TokenSource:
+    parameters = sum(parameter.numel() for parameter in encoder.module.parameters())
+    return TokenSource(encoder.name, encoder.fingerprint(), preprocessing, max_tokens, parameters=parameters)
+
+
+def _preprocessing(encoder: ImageEncoder, options: EmbedOptions) -> Preprocessing:
+    return encoder.preprocessing if options.fit is None else replace(encoder.preprocessing, fit=options.fit)
+
+
+def _max_tokens(encoder: TextEncoder, options: EmbedOptions) -> int:
+    if options.max_tokens is None:
+        return min(encoder.max_tokens, DEFAULT_MAX_TOKENS)
+    if not 2 <= options.max_tokens <= encoder.max_tokens:
+        expected = f"2 to {encoder.max_tokens}, the limit of {encoder.name}"
+        fix = "Pass a number in this range."
+        raise InputError(sentence("max_tokens", expected=expected, got=options.max_tokens, fix=fix))
+    return options.max_tokens
+
+
+def _forward(encoder: ImageEncoder | TextEncoder, *inputs: Tensor, options: EmbedOptions) -> Tokens:
+    name = options.device
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    (encoder if isinstance(encoder, nn.Module) else encoder.module).to(device)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        return encoder(*(tensor.to(device, non_blocking=True) for tensor in inputs))
+
+
+def _write_images(
+    paths: Sequence[Path], encoder: ImageEncoder, out: Path, options: EmbedOptions, progress: Progress
+) -> None:
+    preprocessing = _preprocessing(encoder, options)
+
+    def load(number: int) -> Tensor | InputError:
+        try:
+            return prepare(read_image(paths[number]), preprocessing)
+        except InputError as error:
+            if options.strict:
+                raise
+            return error
+
+    pending = pending_shards(out, "image", count=len(paths), shard_size=options.shard_size)
+    numbers = (number for _, span in pending for number in span)
+    with closing(prefetched(load, numbers, workers=options.workers, ahead=2 * options.batch_size)) as loaded:
+        done = len(paths) - sum(len(span) for _, span in pending)
+        for number, span in pending:
+            pieces: list[Tokens] = []
+            rejects: list[tuple[int, str]] = []
+            for start in range(0, len(span), options.batch_size):
+                chunk = span[start : start + options.batch_size]
+                read = list(zip(chunk, islice(loaded, len(chunk)), strict=True))
+                rejects += [(item, str(pixels)) for item, pixels in read if isinstance(pixels, InputError)]
+                whole = [pixels for _, pixels in read if isinstance(pixels, Tensor)]
+                if whole:
+                    pieces.append(_image_tokens(torch.stack(whole), encoder, options))
+                done += len(chunk)
+                progress("image", done, len(paths))
+            write_image_shard(out, number, pieces, rejects)
+
+
+def _image_tokens(pixels: Tensor, encoder: ImageEncoder, options: EmbedOptions) -> Tokens:
+    tokens = arrange_image(_forward(encoder, pixels, options=options), options.layout)
+    values, pooled = to_stored(tokens.values, options.dtype).cpu(), to_stored(tokens.pooled, options.dtype).cpu()
+    return replace(tokens, values=values, pooled=pooled)
+
+
+def _write_texts(
+    texts: Sequence[str], encoder: TextEncoder, out: Path, options: EmbedOptions, progress: Progress
+) -> None:
+    limit = _max_tokens(encoder, options)
+    for number, span in pending_shards(out, "text", count=len(texts), shard_size=options.shard_size):
+        ids = encoder.tokenize([texts[item] for item in span], limit)
+        values, pooled = _text_tokens(ids, encoder, options)
+        write_text_shard(out, number, values, pooled, ids)
+        progress("text", span.stop, len(texts))
+
+
+def _text_tokens(ids: TokenIds, encoder: TextEncoder, options: EmbedOptions) -> tuple[list[Tensor], list[Tensor]]:
+    """Encode one shard's texts, those of one length together so that little padding is computed."""
+    lengths = ids.valid.sum(dim=1)
+    order = lengths.argsort(stable=True)
+    values: list[Tensor] = []
+    pooled: list[Tensor] = []
+    for chunk in order.split(options.batch_size):
+        longest = int(lengths[chunk].max())
+        inputs = ids.input_ids[chunk, :longest], ids.valid[chunk, :longest]
+        tokens = arrange_text(_forward(encoder, *inputs, options=options), options.layout)
+        stored = to_stored(tokens.values[tokens.valid], options.dtype).cpu()
+        values += stored.split(tokens.valid.sum(dim=1).tolist())
+        pooled += to_stored(tokens.pooled, options.dtype).cpu()
+    back = order.argsort().tolist()
+    return [values[place] for place in back], [pooled[place] for place in back]
+
+
+def _seal(manifest: Manifest, items: _Items, plan: Plan, out: Path) -> None:
+    info = BankInfo(
+        manifest=str(manifest.path.resolve()),
+        manifest_sha256=manifest.sha256,
+        labels=tuple(manifest.labels),
+        class_column=manifest.class_column,
+        classes=tuple(manifest.classes or ()),
+        has_patients=manifest.has_patients,
+        notes=tuple(manifest.notes),
+    )
+    rows = manifest.frame.assign(image_index=items.image_index, text_index=items.text_index)
+    seal(out, plan, info, rows, rejects=manifest.rejects)
