@@ -1,7 +1,7 @@
 """A study: arms × label fractions × seeds on one or several banks, resumable cell by cell."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,14 @@ def run_cells(subject: Subject, settings: StudySettings, out: Path, progress: Pr
         out: Study folder.
         progress: Called with what is done, its number and the number of all cells.
     """
+    return cells_of(subject, settings, out, _arms(subject, settings), progress)
+
+
+def cells_of(
+    subject: Subject, settings: StudySettings, out: Path, makers: Mapping[str, Callable[[], Arm]], progress: Progress
+) -> list[Cell]:
+    """Compute the cells of any arms, each made when it is first needed; what is on disk is not computed again."""
     rows, names = subject.rows, subject.rows.truth.names
-    makers = _arms(subject, settings)
     made: dict[str, Arm] = {}
     cells: list[Cell] = []
     wanted = [(arm, f, s) for f in sorted(settings.fractions) for s in range(settings.seeds) for arm in makers]

@@ -1,0 +1,113 @@
+"""What the bank buys: a pre-training step from the bank, from tokens in memory, and with both encoders in the loop.
+
+Run: python benchmarks/bank_speed.py [--work runs/bench]
+Bars: pairs/s from the bank ÷ encoders in the loop >= 8; step from the bank ÷ step on tokens in memory <= 1.10.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from itertools import chain, islice, repeat
+from pathlib import Path
+
+import torch
+from timing import compare
+
+from adaptmed import Bank, Manifest, load_image_encoder, load_text_encoder, methods
+from adaptmed.bank import BankLoader, Layout
+from adaptmed.bank.layout import arrange_image
+from adaptmed.data.images import prepare, read_image
+from adaptmed.data.phantom import write_phantom
+from adaptmed.pretext.matching import MatchingHead
+from adaptmed.tasks.embedding import EmbedOptions, embed
+from adaptmed.tasks.pretrain import fresh_adaptor, pairs_of
+from adaptmed.tasks.pretraining import contrastive_matching_losses, parameter_groups
+from adaptmed.types import Batch
+
+BATCH, METHOD, STEPS = 64, methods.adaptor(), 4
+
+
+def training_step(bank: Bank) -> Callable[[Batch], None]:
+    """One optimiser step of pre-training in bf16 on a batch of Tokens."""
+    fusion = fresh_adaptor(bank, METHOD, pairs_of(bank, "train"), seed=0).fusion.train()
+    head = MatchingHead(2 * fusion.width)
+    groups = parameter_groups(torch.nn.ModuleList([fusion, head]), METHOD.schedule.weight_decay)
+    optimiser = torch.optim.AdamW(groups, lr=METHOD.schedule.learning_rate)
+    generator = torch.Generator().manual_seed(0)
+
+    def step(batch: Batch) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses = contrastive_matching_losses(fusion, head, batch, METHOD, generator)
+        optimiser.zero_grad()
+        (losses["contrastive"] + losses["matching"]).backward()
+        torch.nn.utils.clip_grad_norm_(fusion.parameters(), METHOD.schedule.clip)
+        optimiser.step()
+
+    return step
+
+
+def epochs(loader: BankLoader) -> Iterator[Batch]:
+    """Batches without end."""
+    return chain.from_iterable(repeat(loader))
+
+
+def main() -> None:
+    """Make a small phantom and its banks, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"))
+    work = parser.parse_args().work
+    manifest = Manifest.read(write_phantom(work / "speed-phantom", splits={"train": 320}, seed=5))
+    image, text = load_image_encoder("bundled:dinov2-small"), load_text_encoder("bundled:minilm-l6")
+    pixels = torch.stack(
+        [prepare(read_image(manifest.root / name), image.preprocessing) for name in manifest.frame["image"][:BATCH]]
+    )
+    ids = text.tokenize(list(manifest.frame["text"][:BATCH]))
+    for name in ("grid8", "all", "pooled"):
+        layout = Layout.parse(name)
+        bank = embed(manifest, image, text, work / f"speed-bank-{name}", options=EmbedOptions(layout=layout))
+        rows = pairs_of(bank, "train")
+        step = training_step(bank)
+        from_bank = epochs(BankLoader(bank, rows, batch_size=BATCH, drop_last=True))
+        in_memory = list(islice(from_bank, STEPS))
+
+        def bank_steps(step: Callable = step, batches: Iterator[Batch] = from_bank) -> None:
+            for batch in islice(batches, STEPS):
+                step(batch)
+
+        def memory_steps(step: Callable = step, batches: list[Batch] = in_memory) -> None:
+            for batch in batches:
+                step(batch)
+
+        def encoder_step(step: Callable = step, batch: Batch = in_memory[0], layout: Layout = layout) -> None:
+            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+                seen, said = arrange_image(image(pixels), layout), text(ids.input_ids, ids.valid)
+            seen, said = seen.to("cpu", torch.float32), said.to("cpu", torch.float32)
+            step(Batch(batch.rows, batch.ids, _normal(seen), _normal(said), batch.text_group))
+
+        memory = compare(
+            f"step of {BATCH} pairs, layout {name}: bank against memory",
+            {"tokens in memory": memory_steps, "bank": bank_steps},
+            per_round=STEPS * BATCH,
+        )
+        if name != "pooled":
+            online = compare(
+                f"step of {BATCH} pairs, layout {name}: encoders in the loop",
+                {"encoders in the loop": encoder_step},
+                rounds=3,
+                per_round=BATCH,
+            )
+            speed = online["encoders in the loop"] / (memory["bank"] / STEPS)
+            print(
+                f"  pairs/s from the bank ÷ encoders in the loop: {speed:.1f}"
+                + (" (bar: 8)" if name == "grid8" else "")
+            )
+
+
+def _normal(tokens):
+    """Tokens made under inference mode, as tensors that may enter a graph."""
+    from dataclasses import replace
+
+    return replace(tokens, values=tokens.values.clone(), valid=tokens.valid.clone(), pooled=tokens.pooled.clone())
+
+
+if __name__ == "__main__":
+    main()
