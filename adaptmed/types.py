@@ -178,7 +178,7 @@ class ImageEncoder(Protocol):
 
     def taps(
         self, pixels: Float[Tensor, "batch 3 height width_px"], count: int = 4
-    ) -> list[Float[Tensor, "batch channel height width_px"]]:
+    ) -> list[Float[Tensor, "batch channel row column"]]:
         """Return ``count`` feature maps, shallow to deep."""
         ...
 

@@ -195,6 +195,7 @@ def _quiet() -> Iterator[None]:
         if _Readers.count == 0:
             _Readers.filters = warnings.catch_warnings()
             _Readers.filters.__enter__()
+            warnings.filterwarnings("ignore", module=r"(PIL|pydicom|adaptmed\.data)\b")
         _Readers.count += 1
     try:
         yield

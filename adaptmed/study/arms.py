@@ -15,7 +15,8 @@ from adaptmed.study.rows import StudyRows
 from adaptmed.tasks.classification import FinetuneSettings, finetune_head
 from adaptmed.tasks.retrieval import embed_rows
 
-Variants = Mapping[str, Float[np.ndarray, "n _"]]
+Variants = Mapping[str, np.ndarray]
+"""Features of the same rows, ``(n, width)`` each, by the name of the variant."""
 
 
 @dataclass(frozen=True)

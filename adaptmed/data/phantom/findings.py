@@ -37,7 +37,7 @@ class Finding:
 
     Example:
         >>> Finding("nodule", "left", "mid", severity=0.5).diameter_mm
-        19
+        20
     """
 
     name: str
@@ -57,7 +57,7 @@ class Finding:
     @property
     def diameter_mm(self) -> int:
         """Diameter of a nodule, in millimetres, when the picture is read as 400 mm wide."""
-        return round(10 + 18 * self.severity)
+        return round(11 + 19 * self.severity)
 
     def lies_on(self, side: str) -> bool:
         """Whether the finding is on that side."""

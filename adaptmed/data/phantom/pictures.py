@@ -68,7 +68,7 @@ def draw_study(
     if found := findings.get("nodule"):
         spot = disc(space, *_centre(space, found), found.diameter_mm / 400, soft=0.012) * space.lung
         _mark(mask, "nodule", spot > 0.5)
-        added += (0.10 + 0.09 * found.severity) * spot
+        added += (0.12 + 0.10 * found.severity) * spot
     density = draw_body(space, anatomy) + draw_bones(space, anatomy) + added + air * (marks - 0.36)
     return _expose(density + _distractors(space, anatomy, rng), rng), mask
 
@@ -183,7 +183,8 @@ def _expose(density: Plane, rng: np.random.Generator) -> UInt8[np.ndarray, "heig
     image += rng.uniform(0.010, 0.035) * rng.standard_normal(density.shape, dtype=np.float32)
     sheet = Image.fromarray((np.clip(image, 0, 1) * 255).astype(np.uint8))
     pen = ImageDraw.Draw(sheet)
-    pen.text((0.02 * size, 0.955 * size), "PHANTOM", fill=150, font=ImageFont.load_default(0.036 * size))
+    font = ImageFont.load_default(0.036 * size)
+    pen.text((0.02 * size, 0.955 * size), "PHANTOM", fill=200, font=font, stroke_width=1, stroke_fill=0)
     if rng.random() < 0.7:
         letter, x = ("L", 0.92) if rng.random() < 0.7 else ("R", 0.04)
         font = ImageFont.load_default(rng.uniform(0.05, 0.09) * size)

@@ -1,0 +1,48 @@
+import json
+
+import pytest
+import torch
+
+from adaptmed.bank import verify
+from adaptmed.bank.format import sha256_of
+from adaptmed.bank.write import write_image_shard
+from adaptmed.errors import BankError
+from adaptmed.types import Tokens
+
+
+def test_a_sound_bank_has_no_damage(known):
+    assert verify(known.bank.folder) == []
+
+
+@pytest.mark.parametrize("name", ["shards/image-00001.safetensors", "shards/text-00000.safetensors", "rows.parquet"])
+def test_one_flipped_bit_is_found_by_name(known, name):
+    path = known.bank.folder / name
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    (damage,) = verify(known.bank.folder)
+    assert damage.startswith(f"{name}: expected sha256")
+    assert path.read_bytes() == bytes(content)
+
+
+def test_a_missing_shard_is_found(known):
+    (known.bank.folder / "shards/text-00001.safetensors").unlink()
+    assert verify(known.bank.folder) == ["shards/text-00001.safetensors: missing"]
+
+
+def test_a_shard_of_other_shape_or_dtype_is_found_behind_a_right_hash(known):
+    folder = known.bank.folder
+    for values, fault in ((torch.zeros(4, 6, 5), "got torch.float32"), (torch.zeros(4, 6, 5).half(), "shapes")):
+        write_image_shard(folder, 0, [Tokens(values, values[..., 0] == 0, values[:, 0], (2, 3), 1)])
+        facts = json.loads((folder / "bank.json").read_text())
+        facts["shards"][0]["sha256"] = sha256_of(folder / "shards/image-00000.safetensors")
+        (folder / "bank.json").write_text(json.dumps(facts))
+        (damage,) = verify(folder)
+        assert damage.startswith("shards/image-00000.safetensors")
+        assert fault in damage
+
+
+def test_an_unfinished_bank_cannot_be_verified(known):
+    (known.bank.folder / "bank.json").unlink()
+    with pytest.raises(BankError, match=r"no bank\.json"):
+        verify(known.bank.folder)
