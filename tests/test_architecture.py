@@ -15,7 +15,7 @@ STEPS = (
     "encoders fusion pretext objectives bank data heads metrics",
     "lora coordination",
     "records",
-    "saving",
+    "frozen saving",
     "card",
     "model",
     "hub methods",

@@ -297,6 +297,6 @@ def test_it_says_that_it_is_no_medical_data():
     for number in range(5):
         rng = np.random.default_rng(number)
         picture, _ = draw_study(draw_anatomy(rng), {}, rng=rng, image_size_px=256)
-        words.add((picture[244:254, 6:48] == 200).tobytes())
-    assert len(words) <= 5
-    assert all(sum(word) > 20 for word in words)
+        words.add((picture[245:254, 5:49] > 170).tobytes())
+    (word,) = words  # the same letters in the corner of every picture, however dark or bright it is
+    assert 20 < sum(word) < 100
