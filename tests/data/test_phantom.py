@@ -3,6 +3,7 @@ import hashlib
 import json
 import re
 import sys
+from itertools import count
 
 import numpy as np
 import pytest
@@ -60,9 +61,9 @@ def read_back(text):
     return stated, denied
 
 
-def draws(count, seed=0):
+def draws(number_of_studies, seed=0):
     """Findings and generators of many made-up studies."""
-    for number in range(count):
+    for number in range(number_of_studies):
         rng = np.random.default_rng([seed, number])
         yield draw_findings(rng, 1)[0], rng
 
@@ -98,14 +99,11 @@ def test_splits_have_exactly_the_asked_counts(tmp_path):
 
 
 def test_same_parameters_give_the_same_bytes_even_after_a_stop(folder, tmp_path):
-    class StoppedError(Exception):
-        pass
-
     def stop(done, total):
         if done > total // 3:
-            raise StoppedError("enough")
+            raise RuntimeError("enough")
 
-    with pytest.raises(StoppedError, match="enough"):
+    with pytest.raises(RuntimeError, match="enough"):
         write_phantom(tmp_path, studies=60, seed=5, image_size_px=96, progress=stop)
     assert not (tmp_path / "manifest.csv").exists()
     kept = sorted((tmp_path / "images").iterdir())[0]
@@ -197,10 +195,8 @@ def test_a_finding_is_worded_in_many_ways_and_truly(name):
 
 
 def draw_named(name, rng):
-    while True:
-        for findings in draw_findings(rng, 3):
-            if name in findings:
-                return findings[name]
+    drawn = (draw_findings(rng, 1)[0] for _ in count())
+    return next(findings[name] for findings in drawn if name in findings)
 
 
 def test_questions_are_answered_by_the_findings():
