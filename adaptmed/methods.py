@@ -40,6 +40,7 @@ class Method:
         layers: Layers of the fusion.
         heads: Attention heads.
         dropout: Dropout inside the fusion.
+        token_dropout: Share of tokens left out when a modality is read alone in training.
         faithful: Arrange the fusion as the released code does.
         weight_image_to_text: Share of the image → text term in InfoNCE.
         weight_matching: Weight of image-text matching; 0 leaves it and its head out.
@@ -54,6 +55,7 @@ class Method:
     layers: int = 2
     heads: int = 4
     dropout: float = 0.1
+    token_dropout: float = 0.0
     faithful: bool = False
     weight_image_to_text: float = 0.25
     weight_matching: float = 1.0

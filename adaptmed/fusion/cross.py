@@ -6,7 +6,7 @@ Reference: Qin, Liu, Cheng, Guo, Arcucci 2024, "Freeze the backbones", arXiv:240
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,7 +14,8 @@ from adaptmed.errors import InputError, sentence
 from adaptmed.fusion.config import CrossConfig
 from adaptmed.fusion.standardise import Standardise
 from adaptmed.layers.attention import Block
-from adaptmed.layers.pooling import masked_mean
+from adaptmed.layers.padding import by_length
+from adaptmed.layers.pooling import drop_tokens, masked_mean
 from adaptmed.layers.positions import GridPositions
 from adaptmed.types import Fused, Tokens
 
@@ -60,11 +61,13 @@ class CrossFusion(nn.Module):
 
     def embed_image(self, image: Tokens) -> Float[Tensor, "batch width"]:
         """Embed images alone, L2-normalised."""
-        return self._embed_image(self._alone(self._enter_image(image), image), image)
+        return self._embed(self.image_out, *self._alone(self._enter_image(image), image))
 
     def embed_text(self, text: Tokens) -> Float[Tensor, "batch width"]:
         """Embed texts alone, L2-normalised; an item without any valid token gets the same constant as every other."""
-        return self._embed_text(self._alone(self._enter_text(text), text), text)
+        groups = by_length(text)
+        parts = [self._embed(self.text_out, *self._alone(self._enter_text(part), part)) for _, part in groups]
+        return torch.cat(parts)[torch.cat([rows for rows, _ in groups]).argsort()]
 
     def fuse(self, image: Tokens, text: Tokens) -> tuple[Tokens, Tokens, Float[Tensor, "batch joint_width"]]:
         """Let the two sides of each pair read each other.
@@ -89,16 +92,13 @@ class CrossFusion(nn.Module):
             InputError: If both are missing or their batch sizes differ.
         """
         check_pair(image, text)
-        x = None if image is None else self._alone(self._enter_image(image), image)
-        y = None if text is None else self._alone(self._enter_text(text), text)
-        image_embedding = None if x is None or image is None else self._embed_image(x, image)
-        text_embedding = None if y is None or text is None else self._embed_text(y, text)
+        image_embedding = None if image is None else self.embed_image(image)
+        text_embedding = None if text is None else self.embed_text(text)
         if image is not None and text is not None:
-            fused_image, fused_text, joint = self.fuse(image, text)
-            return Fused(fused_image, fused_text, joint, image_embedding, text_embedding)
+            return Fused(*self.fuse(image, text), image_embedding, text_embedding)
         return Fused(
-            None if x is None or image is None else self._tokens(x, image),
-            None if y is None or text is None else self._tokens(y, text),
+            None if image is None else self._tokens(self._read(self._enter_image(image), _padding(image)), image),
+            None if text is None else self._tokens(self._read(self._enter_text(text), _padding(text)), text),
             None,
             image_embedding,
             text_embedding,
@@ -120,8 +120,18 @@ class CrossFusion(nn.Module):
     def _enter_text(self, text: Tokens) -> Float[Tensor, "batch token width"]:
         return self.text_project(self.text_standardise(text.values))
 
-    def _alone(self, x: Float[Tensor, "batch token width"], tokens: Tokens) -> Float[Tensor, "batch token width"]:
-        valid = _padding(tokens)
+    def _alone(
+        self, x: Float[Tensor, "batch token width"], tokens: Tokens
+    ) -> tuple[Float[Tensor, "batch kept width"], Bool[Tensor, "batch kept"]]:
+        """Pass one modality through the layers, in training without the tokens that are dropped."""
+        if self.training and self.config.token_dropout:
+            x, valid = drop_tokens(x, tokens.valid, self.config.token_dropout)
+            return self._read(x, None if tokens.grid is not None and bool(valid.all()) else valid), valid
+        return self._read(x, _padding(tokens)), tokens.valid
+
+    def _read(
+        self, x: Float[Tensor, "batch token width"], valid: Bool[Tensor, "batch token"] | None
+    ) -> Float[Tensor, "batch token width"]:
         for block in self.blocks:
             x = block(x, None, valid)
         return self.norm(x)
@@ -129,11 +139,10 @@ class CrossFusion(nn.Module):
     def _tokens(self, x: Float[Tensor, "batch token width"], source: Tokens) -> Tokens:
         return Tokens(x, source.valid, masked_mean(x, source.valid), source.grid, source.prefix)
 
-    def _embed_image(self, x: Float[Tensor, "batch token width"], image: Tokens) -> Float[Tensor, "batch width"]:
-        return functional.normalize(self.image_out(masked_mean(x, image.valid)), dim=-1)
-
-    def _embed_text(self, x: Float[Tensor, "batch token width"], text: Tokens) -> Float[Tensor, "batch width"]:
-        return functional.normalize(self.text_out(masked_mean(x, text.valid)), dim=-1)
+    def _embed(
+        self, out: nn.Module, x: Float[Tensor, "batch token width"], valid: Bool[Tensor, "batch token"]
+    ) -> Float[Tensor, "batch width"]:
+        return functional.normalize(out(masked_mean(x, valid)), dim=-1)
 
 
 def _padding(tokens: Tokens) -> Tensor | None:

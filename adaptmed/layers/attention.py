@@ -10,8 +10,6 @@ def attend(
     key: Float[Tensor, "batch head token head_width"],
     value: Float[Tensor, "batch head token head_width"],
     valid: Bool[Tensor, "batch token"] | None,
-    *,
-    dropout: float = 0.0,
 ) -> Float[Tensor, "batch head query_token head_width"]:
     """Scaled dot-product attention in which padded keys do not exist.
 
@@ -22,7 +20,6 @@ def attend(
         key: Keys.
         value: Values.
         valid: False at padded keys; ``None`` when there is no padding, which is faster.
-        dropout: Probability of dropping an attention weight; pass 0 outside training.
 
     Example:
         >>> import torch
@@ -33,26 +30,27 @@ def attend(
         0.0
     """
     if valid is None:
-        return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return functional.scaled_dot_product_attention(query, key, value)
     anything = valid.any(1, keepdim=True)
     mask = (valid | ~anything)[:, None, None, :]  # an all-padding row attends to padding and is zeroed below
-    out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return out * anything[:, :, None, None]
 
 
 class Attention(nn.Module):
     """Multi-head attention from one token sequence to another, or to itself.
 
+    Attention weights are never dropped: on the CPU that would forgo the fused kernel, and the residual branch around
+    this module has dropout of its own.
+
     Args:
         width: Width of the tokens on both sides; a multiple of ``heads``.
         heads: Number of heads.
-        dropout: Dropout on attention weights during training.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -66,7 +64,7 @@ class Attention(nn.Module):
         """Let every token of ``x`` read the valid tokens of ``context``."""
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, head, query_token, head_width)
         key, value = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        out = attend(query, key, value, valid, dropout=self.dropout if self.training else 0.0)
+        out = attend(query, key, value, valid)
         return self.out(out.transpose(1, 2).flatten(2))
 
 
@@ -76,14 +74,14 @@ class Block(nn.Module):
     Args:
         width: Width of the tokens.
         heads: Number of attention heads.
-        dropout: Dropout on attention weights and on both residual branches.
+        dropout: Dropout on both residual branches during training.
         expansion: Hidden width of the feed-forward part as a multiple of ``width``.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, expansion: int = 4) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
-        self.attention = Attention(width, heads, dropout)
+        self.attention = Attention(width, heads)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
         self.dropout = nn.Dropout(dropout)

@@ -32,16 +32,19 @@ def mismatched_texts(
 
 
 class MatchingHead(nn.Module):
-    """From the joint vector of a pair to one logit.
+    """From the joint vector of a pair to one logit: a learned bilinear form of its image half and its text half.
 
     Args:
-        width: Width of the joint vector.
+        width: Width of the joint vector, twice the fusion's.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.out = nn.Linear(width, 1)
+        self.image = nn.Linear(width // 2, width // 2)
+        self.text = nn.Linear(width // 2, width // 2)
+        self.out = nn.Linear(width // 2, 1)
 
     def forward(self, joint: Float[Tensor, "batch width"]) -> Float[Tensor, " batch"]:
         """Return one logit per pair; above 0 says "matched"."""
-        return self.out(joint)[:, 0]
+        image, text = joint.chunk(2, dim=1)
+        return self.out(self.image(image) * self.text(text))[:, 0]

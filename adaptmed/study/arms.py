@@ -121,9 +121,19 @@ def untrained_arm(rows: StudyRows, bank: Bank, fresh: Callable[[int], Fusion]) -
 
 
 def embedding_arm(rows: StudyRows, bank: Bank, fusion: Fusion, *, pretrained: int = 0) -> Arm:
-    """A linear probe on a frozen fusion's embedding of the image alone."""
-    train, test = ({"embedding": embed_images(fusion, bank, part)} for part in (rows.train, rows.test))
+    """A linear probe on a frozen fusion's embedding of the image alone, or on it and the tokens it was made from.
+
+    The plain pooled path goes around the fusion: with many labels it holds what reports do not say. As for the frozen
+    probe, which of the two it is gets chosen inside the fraction.
+    """
+    train, test = (adaptor_variants(fusion, bank, part) for part in (rows.train, rows.test))
     return probe_arm(rows, train, test, pretrained=pretrained)
+
+
+def adaptor_variants(fusion: Fusion, bank: Bank, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+    """What an adaptor offers a probe: its embedding, and its embedding beside CLS and mean of the frozen tokens."""
+    embedding, frozen = embed_images(fusion, bank, rows), frozen_variants(bank, rows)["CLS + mean"]
+    return {"embedding": embedding, "embedding + CLS + mean": np.concatenate([embedding, frozen], axis=1)}
 
 
 def embed_images(fusion: Fusion, bank: Bank, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n width"]:

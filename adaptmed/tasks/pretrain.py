@@ -115,6 +115,7 @@ def fresh_adaptor(bank: Bank, method: Method, rows: NDArray[np.int64], *, seed: 
             layers=method.layers,
             heads=method.heads,
             dropout=method.dropout,
+            token_dropout=method.token_dropout,
             faithful=method.faithful,
         )
     adaptor.standardise(bank, rows)

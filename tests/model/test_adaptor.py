@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tiny_bank import write_tiny_bank
 
 from adaptmed.errors import FingerprintError, InputError
 from adaptmed.model import Adaptor, trainable_parameters
+from tests.tiny_bank import write_tiny_bank
 
 TEXTS = ["small left effusion", "No pneumothorax. The heart is of normal size and the lungs are clear."]
 
@@ -57,9 +57,7 @@ def test_training_mode_and_training_never_touch_the_encoders(adaptor, images):
 
 
 def test_save_and_load_give_the_same_output(adaptor, images, saved):
-    other = Adaptor.from_pretrained(
-        saved, image_encoder=adaptor.encoders.image, text_encoder=adaptor.encoders.text
-    )
+    other = Adaptor.from_pretrained(saved, image_encoder=adaptor.encoders.image, text_encoder=adaptor.encoders.text)
     assert torch.equal(other.embed_images(images), adaptor.embed_images(images))
     assert torch.equal(other.embed_texts(TEXTS), adaptor.embed_texts(TEXTS))
 
@@ -142,9 +140,7 @@ def test_an_unknown_fusion_is_refused():
 
 @pytest.mark.parametrize("layout", ["grid3", "all", "pooled"])
 def test_every_layout_runs(adaptor, images, layout):
-    made = Adaptor.from_encoders(
-        adaptor.encoders.image, adaptor.encoders.text, width=16, heads=2, layout=layout
-    ).eval()
+    made = Adaptor.from_encoders(adaptor.encoders.image, adaptor.encoders.text, width=16, heads=2, layout=layout).eval()
     assert made(images=images, texts=TEXTS).joint.isfinite().all()
 
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.tiny_bank import write_tiny_bank
 
 from adaptmed import methods
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, OverlapError
-from adaptmed.study.run import StudySettings, fresh_fusion, prepare, run_cells
 from adaptmed.study.rows import study_rows
+from adaptmed.study.run import StudySettings, fresh_fusion, prepare, run_cells
 from adaptmed.study.whole import study
 from adaptmed.tasks.pretrain import pretrain
+from tests.tiny_bank import write_tiny_bank
 
 SETTINGS = StudySettings(fractions=(0.3, 1.0), seeds=2, replicates=50)
 METHOD = replace(methods.adaptor(), width=16, heads=2, schedule=methods.Schedule(epochs=2, batch_size=16))
@@ -125,7 +125,9 @@ def test_classes_are_studied_too(made, tmp_path):
     several = Bank.open(bank.folder)
     several.rows["class"] = several.rows["a"].astype(int) + several.rows["b"].fillna(0).astype(int)
     several.info = replace(several.info, class_column="class", classes=("none", "one", "both"))
-    results = study([several], [folder / "run"], tmp_path / "out", settings=replace(SETTINGS, fractions=(1.0,), seeds=1))
+    results = study(
+        [several], [folder / "run"], tmp_path / "out", settings=replace(SETTINGS, fractions=(1.0,), seeds=1)
+    )
     metrics = {record["metric"] for record in results["records"]}
     assert {"accuracy", "balanced_accuracy", "auroc", "ece"} <= metrics
 

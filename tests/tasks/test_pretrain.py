@@ -1,7 +1,13 @@
 """Pre-training: what moves, what stops it, and that a stopped run resumed is the run that was not stopped."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -176,3 +182,26 @@ def test_released_arrangement_trains(bank, tmp_path):
     adaptor = pretrain(bank, method, tmp_path / "run", device="cpu")
     assert "validate/matching" not in read_metrics(tmp_path / "run")[0]
     assert sum(p.numel() for p in adaptor.fusion.parameters()) == 11_027_969 + 768 * (12 + 10)
+
+
+def test_kill_9_and_resume_equals_an_uninterrupted_run(bank, tmp_path):
+    method = replace(METHOD, schedule=replace(METHOD.schedule, epochs=12))
+    out = tmp_path / "killed"
+    code = (
+        "import sys; from pathlib import Path; from dataclasses import replace\n"
+        "from tests.tasks.test_pretrain import METHOD; from adaptmed.bank import Bank\n"
+        "from adaptmed.tasks.pretrain import pretrain\n"
+        "method = replace(METHOD, schedule=replace(METHOD.schedule, epochs=12))\n"
+        f"pretrain(Bank.open({str(bank.folder)!r}), method, Path({str(out)!r}), device='cpu', checkpoint_every=2)\n"
+    )
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], cwd=root, start_new_session=True)
+    while process.poll() is None and not (out / LAST).exists():
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (out / LAST).exists()
+    pretrain(bank, method, out, device="cpu", checkpoint_every=2)
+    pretrain(bank, method, tmp_path / "whole", device="cpu", checkpoint_every=2)
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(out)[name]), name

@@ -1,0 +1,34 @@
+"""Padding is not computed: a batch of texts is cut into groups of similar length."""
+
+from dataclasses import replace
+
+from jaxtyping import Int
+from torch import Tensor
+
+from adaptmed.types import Tokens
+
+
+def by_length(tokens: Tokens, *, group: int = 64) -> list[tuple[Int[Tensor, " n"], Tokens]]:
+    """Cut a padded batch into groups of similar length, each trimmed to its own longest item.
+
+    Args:
+        tokens: Padded on the right.
+        group: Items per group; a batch no larger than this stays one group, trimmed.
+
+    Returns:
+        Row numbers and Tokens of every group; every row once.
+
+    Example:
+        >>> import torch
+        >>> valid = torch.tensor([[True, True, True], [True, False, False]])
+        >>> groups = by_length(Tokens(torch.zeros(2, 3, 1), valid, torch.zeros(2, 1)), group=1)
+        >>> [(rows.tolist(), part.values.shape[1]) for rows, part in groups]
+        [([1], 1), ([0], 3)]
+    """
+    lengths = tokens.valid.sum(1)
+    groups = []
+    for rows in lengths.argsort(stable=True).split(group):
+        longest = max(1, int(lengths[rows].max()))
+        part = tokens.select(rows)
+        groups.append((rows, replace(part, values=part.values[:, :longest], valid=part.valid[:, :longest])))
+    return groups
