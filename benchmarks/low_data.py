@@ -49,7 +49,7 @@ def main() -> None:
     bank = embed(manifest, image, text, arguments.work / f"{name}-bank")
     run, out = arguments.work / f"{name}-run", arguments.work / f"{name}-study"
     pretrain(bank, methods.adaptor(), run, precision=arguments.precision, progress=True)
-    settings = StudySettings(seeds=arguments.seeds)
+    settings = StudySettings(seeds=arguments.seeds, arms=("frozen", "adaptor-untrained", "adaptor"))
     subject = prepare(bank, run, settings)
     cells = run_cells(subject, settings, out, lambda what, done, total: print(f"\r{done}/{total} {what:50s}", end=""))
     cells += cells_of(subject, settings, out, {PCA: lambda: whitened_arm(subject)}, lambda *_: None)

@@ -110,7 +110,7 @@ def test_a_bank_of_other_encoders_is_refused(made):
 
 def test_unknown_arms_are_refused(made, tmp_path):
     folder, bank, _ = made
-    with pytest.raises(InputError, match="names among frozen.*but got magic"):
+    with pytest.raises(InputError, match=r"names among frozen.*but got magic"):
         study([bank], [folder / "run"], tmp_path / "out", settings=replace(SETTINGS, arms=("magic",)))
 
 
