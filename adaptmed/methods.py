@@ -12,6 +12,7 @@ class Schedule:
 
     Attributes:
         epochs: Passes over the training pairs.
+        least_steps: Few pairs make few steps per epoch: ``epochs`` is raised until there are this many steps.
         batch_size: Pairs per step; contrastive learning needs many.
         learning_rate: Peak rate of AdamW.
         weight_decay: On matrices only; norms, biases, positions and the temperature have none.
@@ -20,13 +21,23 @@ class Schedule:
         patience: Epochs without a better validation loss before training stops.
     """
 
-    epochs: int = 30
+    epochs: int = 12
+    least_steps: int = 0
     batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     warmup_share: float = 0.1
     clip: float = 1.0
     patience: int = 10
+
+    def epochs_of(self, steps_per_epoch: int) -> int:
+        """Epochs for a training set that makes this many steps per epoch.
+
+        Example:
+            >>> Schedule(epochs=12, least_steps=120).epochs_of(5), Schedule(epochs=12, least_steps=120).epochs_of(15)
+            (24, 12)
+        """
+        return max(self.epochs, -(-self.least_steps // steps_per_epoch))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +66,11 @@ class Method:
     layers: int = 2
     heads: int = 4
     dropout: float = 0.1
-    token_dropout: float = 0.0
+    token_dropout: float = 0.25
     faithful: bool = False
     weight_image_to_text: float = 0.25
-    weight_matching: float = 1.0
-    matching_share: float = 0.25
+    weight_matching: float = 0.3
+    matching_share: float = 0.125
     positives: Literal["identical-text", "pair"] = "identical-text"
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -69,7 +80,8 @@ def adaptor(*, size: Literal["light", "paper"] = "light", faithful: bool = False
 
     Qin, Liu, Cheng, Guo, Arcucci 2024, "Freeze the backbones", arXiv:2401.01179. Deviations: tokens instead of
     pooled vectors, identical reports are positives of each other, matching trains the cross mode, the temperature is
-    clamped, and the optimiser settings of ``light`` are our own (measured on frozen tokens from a bank). ``paper``
+    clamped, and the optimiser settings and dropped tokens of ``light`` are our own (chosen on phantom seed 7, which is
+    no reported one: 4,000 pairs memorise in 30 epochs, and leaving a quarter of the tokens out delays it). ``paper``
     and ``faithful`` take the released ones: batch 1024, 50 epochs, AdamW 2e-5 with weight decay 0.01, 2 % warm-up.
     The released schedule falls linearly; ours as a cosine.
 
@@ -83,7 +95,7 @@ def adaptor(*, size: Literal["light", "paper"] = "light", faithful: bool = False
     if size not in ("light", "paper"):
         raise InputError(sentence("size", expected="'light' or 'paper'", got=repr(size), fix="Choose one."))
     if size == "light" and not faithful:
-        return Method(name="adaptor")
+        return Method(name="adaptor", schedule=Schedule(least_steps=120))
     released = Schedule(epochs=50, batch_size=1024, learning_rate=2e-5, weight_decay=0.01, warmup_share=0.02)
     return Method(
         name="adaptor",
@@ -91,7 +103,8 @@ def adaptor(*, size: Literal["light", "paper"] = "light", faithful: bool = False
         width=768,
         heads=12,
         faithful=faithful,
-        weight_matching=0.0 if faithful else 1.0,
+        token_dropout=0.0,
+        weight_matching=0.0 if faithful else 0.3,
         positives="pair" if faithful else "identical-text",
         schedule=released,
     )

@@ -52,12 +52,13 @@ def pretrain(
 
     chosen = methods.adaptor(size=size, faithful=faithful)
     asked: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    asked |= {"least_steps": 0 if epochs is not None else None}
     schedule = replace(chosen.schedule, **{name: value for name, value in asked.items() if value is not None})
     asked = {"weight_image_to_text": weight_image_to_text, "positives": positives, "schedule": schedule}
     chosen = replace(chosen, **{name: value for name, value in asked.items() if value is not None})
 
     console = Console()
-    console.print(f"Method [bold]{method}[/] ({size}), {schedule.epochs} epochs, seed {seed}, into {out}")
+    console.print(f"Method [bold]{method}[/] ({size}), at least {schedule.epochs} epochs, seed {seed}, into {out}")
     adaptor = train(Bank.open(bank), chosen, out, seed=seed, precision=precision, device=device, progress=True)
     adaptor.print_trainable_parameters()
     console.print(f"Adaptor at its best epoch: [bold]{out / 'adaptor'}[/]")

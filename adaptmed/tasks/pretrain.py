@@ -77,13 +77,14 @@ def pretrain(
         return Adaptor.from_pretrained(find_adaptor(out), load_encoders=False)
     write_seen(out, _seen_patients(bank, train, validate))
     adaptor = fresh_adaptor(bank, method, train, seed=seed)
-    steps = method.schedule.epochs * (len(train) // batch_size)
+    epochs = method.schedule.epochs_of(len(train) // batch_size)
+    steps = epochs * (len(train) // batch_size)
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(seed, -2))
         task = Pretraining(adaptor.fusion, method, seed=seed, steps=steps)
     monitor = "validate/loss" if len(validate) >= 2 else None
     with quiet_lightning():
-        trainer = _trainer(out, method, monitor, precision, device, checkpoint_every, progress, callbacks)
+        trainer = _trainer(out, method, epochs, monitor, precision, device, checkpoint_every, progress, callbacks)
         loader = BankLoader(
             bank,
             train,
@@ -164,6 +165,7 @@ def _seen_patients(bank: Bank, train: NDArray[np.int64], validate: NDArray[np.in
 def _trainer(
     out: Path,
     method: Method,
+    epochs: int,
     monitor: str | None,
     precision: Precision,
     device: str,
@@ -184,7 +186,7 @@ def _trainer(
         accelerator=device,
         devices=1,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
-        max_epochs=method.schedule.epochs,
+        max_epochs=epochs,
         gradient_clip_val=method.schedule.clip,
         callbacks=kept,
         plugins=[SafetensorsCheckpointIO()],

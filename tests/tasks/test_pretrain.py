@@ -174,7 +174,7 @@ def test_training_learns_what_pairs_share(tmp_path):
     pretrain(bank, replace(METHOD, schedule=schedule), tmp_path / "run", device="cpu")
     lines = read_metrics(tmp_path / "run")
     assert lines[-1]["validate/contrastive"] < lines[0]["validate/contrastive"] - 0.3
-    assert min(line["validate/matching"] for line in lines) < 0.67  # log 2 = 0.693 is chance
+    assert min(line["validate/matching"] for line in lines) < 0.68  # log 2 = 0.693 is chance
 
 
 def test_released_arrangement_trains(bank, tmp_path):
