@@ -179,7 +179,8 @@ def _trainer(
         *callbacks,
     ]
     if monitor:
-        kept.append(EarlyStopping(monitor, patience=method.schedule.patience, min_delta=1e-5, check_finite=False))
+        patience = method.schedule.patience * max(1, epochs // method.schedule.epochs)  # short epochs say less each
+        kept.append(EarlyStopping(monitor, patience=patience, min_delta=1e-5, check_finite=False))
     if progress:
         kept.append(TQDMProgressBar(leave=False))
     return lightning.Trainer(
