@@ -1,7 +1,9 @@
 """``adaptmed embed``: images and texts through the frozen encoders into a bank."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from adaptmed.errors import BankError, sentence
 
@@ -29,7 +31,7 @@ def embed(
     shard_size: int = 256,
     workers: int | None = None,
     device: str = "auto",
-    labels: list[str] | None = None,
+    labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     class_column: str | None = None,
     uncertain: Literal["ignore", "zero", "one"] | None = None,
     strict: bool = False,
@@ -87,7 +89,7 @@ def embed(
         strict=strict,
         **chosen,
     )
-    table = Manifest.read(manifest, labels=tuple(labels or ()), class_column=class_column, uncertain=uncertain)
+    table = Manifest.read(manifest, labels=tuple(labels), class_column=class_column, uncertain=uncertain)
     images = None if image_encoder is None else load_image_encoder(image_encoder, image_size_px=image_size_px)
     texts = None if text_encoder is None else load_text_encoder(text_encoder)
     _run(table, images, texts, out, options)
