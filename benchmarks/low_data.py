@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--image-encoder", default="bundled:dinov2-small")
     parser.add_argument("--seed", type=int, default=2024)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.1, 1.0])
     parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--work", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
@@ -49,7 +50,9 @@ def main() -> None:
     bank = embed(manifest, image, text, arguments.work / f"{name}-bank")
     run, out = arguments.work / f"{name}-run", arguments.work / f"{name}-study"
     pretrain(bank, methods.adaptor(), run, precision=arguments.precision, progress=True)
-    settings = StudySettings(seeds=arguments.seeds, arms=("frozen", "adaptor-untrained", "adaptor"))
+    settings = StudySettings(
+        fractions=tuple(arguments.fractions), seeds=arguments.seeds, arms=("frozen", "adaptor-untrained", "adaptor")
+    )
     subject = prepare(bank, run, settings)
     cells = run_cells(subject, settings, out, lambda what, done, total: print(f"\r{done}/{total} {what:50s}", end=""))
     cells += cells_of(subject, settings, out, {PCA: lambda: whitened_arm(subject)}, lambda *_: None)
