@@ -32,7 +32,7 @@ def test_the_four_commands(phantom, tmp_path, capsys):
     words = ("--adaptor", trained, "--fractions", 0.5, 1, "--seeds", 2, "--out", judged, "--replicates", 50)
     assert run("study", bank, *words) == 0
     said = capsys.readouterr().out
-    assert "trainable params: 1," in said
+    assert "trainable params: 2,1" in said
     assert "report.html" in said
     results = json.loads((judged / "results.json").read_text())
     assert {r["arm"] for r in results["records"]} == {
