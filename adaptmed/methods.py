@@ -95,7 +95,7 @@ def adaptor(*, size: Literal["light", "paper"] = "light", faithful: bool = False
     if size not in ("light", "paper"):
         raise InputError(sentence("size", expected="'light' or 'paper'", got=repr(size), fix="Choose one."))
     if size == "light" and not faithful:
-        return Method(name="adaptor", schedule=Schedule(least_steps=120))
+        return Method(name="adaptor", schedule=Schedule(least_steps=60))
     released = Schedule(epochs=50, batch_size=1024, learning_rate=2e-5, weight_decay=0.01, warmup_share=0.02)
     return Method(
         name="adaptor",
