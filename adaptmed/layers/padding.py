@@ -8,7 +8,7 @@ from torch import Tensor
 from adaptmed.types import Tokens
 
 
-def by_length(tokens: Tokens, *, group: int = 64) -> list[tuple[Int[Tensor, " n"], Tokens]]:
+def by_length(tokens: Tokens, *, group: int = 32) -> list[tuple[Int[Tensor, " n"], Tokens]]:
     """Cut a padded batch into groups of similar length, each trimmed to its own longest item.
 
     Args:
