@@ -49,14 +49,16 @@ def main() -> None:
     """Make a small phantom and its banks, then measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/bench"))
-    work = parser.parse_args().work
+    parser.add_argument("--layouts", nargs="+", default=["grid8", "pooled", "all"])
+    arguments = parser.parse_args()
+    work = arguments.work
     manifest = Manifest.read(write_phantom(work / "speed-phantom", splits={"train": STEPS * BATCH}, seed=5))
     image, text = load_image_encoder("bundled:dinov2-small"), load_text_encoder("bundled:minilm-l6")
     pixels = torch.stack(
         [prepare(read_image(manifest.root / name), image.preprocessing) for name in manifest.frame["image"][:BATCH]]
     )
     ids = text.tokenize(list(manifest.frame["text"][:BATCH]))
-    for name in ("grid8", "all", "pooled"):
+    for name in arguments.layouts:
         layout = Layout.parse(name)
         bank = embed(manifest, image, text, work / f"speed-bank-{name}", options=EmbedOptions(layout=layout))
         rows = pairs_of(bank, "train")
