@@ -96,7 +96,7 @@ def prefetched(
 
 
 class BankLoader:
-    """Batches of a bank for a training or evaluation loop; a background thread reads ahead.
+    """Batches of a bank for a training or evaluation loop; beside a GPU a background thread reads ahead.
 
     With ``shuffle`` the loader starts where the run stands: ``position()`` is the number of batches that the run has
     consumed in total, over all epochs, so that a run stopped at any step goes on with the very next batch.
@@ -145,7 +145,10 @@ class BankLoader:
         """Yield what is left of the epoch that the run stands in."""
         epoch, offset = divmod(self._position(), len(self)) if self.shuffle else (0, 0)
         batches = self.epoch(epoch)[offset:]
-        return prefetched(lambda rows: self.bank.batch(rows, self.dtype), batches, workers=1, ahead=2)
+        read = lambda rows: self.bank.batch(rows, self.dtype)  # noqa: E731
+        if not torch.cuda.is_available():  # on the CPU a second thread's kernels fight the step for the same cores
+            return map(read, batches)
+        return prefetched(read, batches, workers=1, ahead=2)
 
     def epoch(self, number: int) -> list[Rows]:
         """Return the row numbers of every batch of one epoch."""
