@@ -145,7 +145,10 @@ class BankLoader:
         """Yield what is left of the epoch that the run stands in."""
         epoch, offset = divmod(self._position(), len(self)) if self.shuffle else (0, 0)
         batches = self.epoch(epoch)[offset:]
-        read = lambda rows: self.bank.batch(rows, self.dtype)  # noqa: E731
+
+        def read(rows: Rows) -> Batch:
+            return self.bank.batch(rows, self.dtype)
+
         if not torch.cuda.is_available():  # on the CPU a second thread's kernels fight the step for the same cores
             return map(read, batches)
         return prefetched(read, batches, workers=1, ahead=2)
