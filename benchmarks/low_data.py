@@ -14,10 +14,11 @@ from pathlib import Path
 from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.data.phantom import write_phantom
 from adaptmed.heads.probe import pca_whitened
-from adaptmed.study.arms import frozen_variants, probe_arm
+from adaptmed.study.arms import best_probe, probe_arm
 from adaptmed.study.run import StudySettings, Subject, cells_of, prepare, run_cells
 from adaptmed.study.statistics import judge, write_json
 from adaptmed.tasks.embedding import embed
+from adaptmed.tasks.features import frozen_variants
 from adaptmed.tasks.pretrain import pretrain
 
 PCA, COMPONENTS = "PCA-whitened mean tokens", 64
@@ -27,8 +28,8 @@ BASELINES = ("frozen", "adaptor-untrained", PCA)
 def whitened_arm(subject: Subject):
     """A probe on the mean token, whitened by the principal axes of all training images."""
     train, test = (frozen_variants(subject.bank, part)["mean"] for part in (subject.rows.train, subject.rows.test))
-    whitened = [{"whitened": pca_whitened(train, part, COMPONENTS)} for part in (train, test)]
-    return probe_arm(subject.rows, *whitened)
+    white_train, white_test = ({"whitened": pca_whitened(train, part, COMPONENTS)} for part in (train, test))
+    return probe_arm(best_probe(subject.rows, white_train), white_test)
 
 
 def main() -> None:

@@ -65,6 +65,7 @@ def fit_probe(
     groups: Shaped[np.ndarray, " n"],
     *,
     classes: int | None = None,
+    prior: Float[np.ndarray, "output _"] | None = None,
     seed: int = 0,
 ) -> Probe:
     """Fit logistic regressions with an L2 penalty whose strength is cross-validated inside the fraction.
@@ -74,11 +75,19 @@ def fit_probe(
     keep a patient together: 5 (3 above 1,000 rows), fewer when a class has fewer patients. The order of the rows does
     not matter, and the folds depend on labels, groups and seed alone, so that every arm is cut the same way.
 
+    With ``prior`` the probe is text-informed: the penalty is on ``weight - scale * prior`` (in standardised features),
+    with one scale >= 0 per label, or one for all classes, fitted with the weights. A strong penalty leaves the
+    zero-shot ranking ``features @ prior`` with a fitted scale and bias, a weak one the plain probe. A prior that ranks
+    backwards gets the scale 0. The idea is that of LP++ (arXiv 2404.02285) and SS-Text (arXiv 2506.17500); unlike
+    them the scale has no closed form and the strength is cross-validated.
+
     Args:
         features: The fraction's features, finite.
         labels: ``(n, label)`` of 0, 1 and NaN (not labelled), or ``(n,)`` integer classes with -1 (not labelled).
         groups: The patient of each row.
         classes: Number of classes; without it the largest class present + 1. Multi-class only.
+        prior: Per label the positive minus the negative prompt embedding, or per class its prompt embedding, in the
+            space of the first features; what the features have beyond its width is pulled towards 0.
         seed: Seed of the folds.
 
     Returns:
@@ -86,46 +95,19 @@ def fit_probe(
         missing gets a reason and the probability 0; with fewer than two classes every class has a reason and is NaN.
 
     Raises:
-        InputError: Lengths differ, a feature is not finite, or a label is none of the values above.
+        InputError: Lengths differ, a feature is not finite, a label is none of the values above, or the prior's shape
+            does not fit.
     """
-    return _fit(Fraction.of(features, labels, groups), classes=classes, prior=None, seed=seed)
-
-
-def fit_text_informed_probe(
-    features: Float[np.ndarray, "n d"],
-    labels: Shaped[np.ndarray, "n *label"],
-    groups: Shaped[np.ndarray, " n"],
-    prior: Float[np.ndarray, "output d"],
-    *,
-    seed: int = 0,
-) -> Probe:
-    """Fit a probe that is pulled towards what the prompts say instead of towards 0.
-
-    The penalty is on ``weight - scale * prior`` (in standardised features), with one scale >= 0 per label, or one for
-    all classes, fitted with the weights. A strong penalty leaves the zero-shot ranking ``features @ prior`` with a
-    fitted scale and bias, a weak one the plain probe; cross-validation inside the fraction decides, as in
-    ``fit_probe``. A prior that ranks backwards gets the scale 0. The idea is that of LP++ (arXiv 2404.02285) and
-    SS-Text (arXiv 2506.17500); unlike them the scale has no closed form and the strength is cross-validated.
-
-    Args:
-        features: Image embeddings in the space of the text embeddings.
-        labels: As in ``fit_probe``.
-        groups: The patient of each row.
-        prior: Per label the positive minus the negative prompt embedding, or per class its prompt embedding.
-        seed: Seed of the folds.
-
-    Returns:
-        The probe; ``prior`` says how many classes there are.
-
-    Raises:
-        InputError: As ``fit_probe``, or the prior's shape does not fit.
-    """
-    prior = np.asarray(prior, dtype=np.float64)
-    labels = np.asarray(labels)
-    if prior.ndim != 2 or prior.shape[1] != features.shape[1] or (labels.ndim == 2 and len(prior) != labels.shape[1]):
-        expected = f"one row of width {features.shape[1]} per label or class"
-        raise InputError(sentence("prior", expected=expected, got=prior.shape, fix="Embed one prompt set per output."))
-    return _fit(Fraction.of(features, labels, groups), classes=len(prior), prior=prior, seed=seed)
+    fraction = Fraction.of(features, labels, groups)
+    outputs = _classes(fraction, classes) if fraction.labels.ndim == 1 else fraction.labels.shape[1]
+    directions = np.zeros((outputs, fraction.features.shape[1]))
+    if prior is not None:
+        if np.ndim(prior) != 2 or len(prior) != outputs or prior.shape[1] > directions.shape[1]:
+            expected = f"one row per label or class ({outputs}) of width {directions.shape[1]} or less"
+            fix = "Embed one prompt set per output."
+            raise InputError(sentence("prior", expected=expected, got=np.shape(prior), fix=fix))
+        directions[:, : prior.shape[1]] = prior
+    return _fit(fraction, directions, seed)
 
 
 def fit_best_probe(
@@ -134,6 +116,7 @@ def fit_best_probe(
     groups: Shaped[np.ndarray, " n"],
     *,
     classes: int | None = None,
+    prior: Float[np.ndarray, "output _"] | None = None,
     seed: int = 0,
 ) -> tuple[Probe, str]:
     """Fit one probe per variant of the features and keep the one with the smallest cross-validated log-loss.
@@ -143,6 +126,7 @@ def fit_best_probe(
         labels: As in ``fit_probe``.
         groups: The patient of each row.
         classes: As in ``fit_probe``.
+        prior: As in ``fit_probe``, in the space of the features that every variant begins with.
         seed: Seed of the folds, which are the same for every variant.
 
     Returns:
@@ -154,7 +138,8 @@ def fit_best_probe(
     if not variants:
         raise InputError(sentence("variants", expected="one or more", got="none", fix="Pass for example {'mean': x}."))
     probes = {
-        name: fit_probe(features, labels, groups, classes=classes, seed=seed) for name, features in variants.items()
+        name: fit_probe(features, labels, groups, classes=classes, prior=prior, seed=seed)
+        for name, features in variants.items()
     }
     name = min(probes, key=lambda name: np.nan_to_num(probes[name].loss, nan=np.inf))
     return probes[name], name
@@ -181,9 +166,8 @@ def pca_whitened(
     return whitening.transform(np.asarray(features, dtype=np.float64))
 
 
-def _fit(fraction: Fraction, *, classes: int | None, prior: Float[np.ndarray, "output d"] | None, seed: int) -> Probe:
-    multiclass = fraction.labels.ndim == 1
-    outputs = _classes(fraction, classes) if multiclass else fraction.labels.shape[1]
+def _fit(fraction: Fraction, directions: Float[np.ndarray, "output d"], seed: int) -> Probe:
+    multiclass, outputs = fraction.labels.ndim == 1, len(directions)
     weight, bias = np.full((outputs, fraction.features.shape[1]), np.nan), np.full(outputs, np.nan)
     axes, fitted, reasons = Axes.of(fraction.features), [], {}
     for block in blocks(fraction.labels):
@@ -198,7 +182,9 @@ def _fit(fraction: Fraction, *, classes: int | None, prior: Float[np.ndarray, "o
         elif len(np.unique(block.codes)) < 2:
             reasons[int(block.outputs[0])] = _reason(block)
             continue
-        weight[block.outputs], bias[block.outputs], choice = _fit_block(fraction, axes, block, prior, seed)
+        weight[block.outputs], bias[block.outputs], choice = _fit_block(
+            fraction, axes, block, directions[block.outputs], seed
+        )
         fitted.append(choice)
     losses = [loss for _, loss in fitted if not np.isnan(loss)]
     loss = float(np.mean(losses)) if losses else float("nan")
@@ -206,11 +192,10 @@ def _fit(fraction: Fraction, *, classes: int | None, prior: Float[np.ndarray, "o
 
 
 def _fit_block(
-    fraction: Fraction, axes: Axes, block: Block, prior: Float[np.ndarray, "output d"] | None, seed: int
+    fraction: Fraction, axes: Axes, block: Block, direction: Float[np.ndarray, "m d"], seed: int
 ) -> tuple[Float[np.ndarray, "m d"], Float[np.ndarray, " m"], tuple[float, float]]:
     """Return weight and bias of a block's outputs, and the chosen strength with its loss."""
     width = fraction.features.shape[1]
-    direction = np.zeros((len(block.outputs), width)) if prior is None else prior[block.outputs]
     scores = (fraction.features[block.rows] - axes.mean) @ direction.T
     size = float(scores.std(axis=0).mean()) or 1.0
     problem = Problem(axes.design[block.rows], block.targets, scores / size)

@@ -1,19 +1,20 @@
 """The contenders of a study: each turns a label fraction into probabilities for the test images."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
 from adaptmed.bank import Bank
 from adaptmed.fusion import Fusion
-from adaptmed.heads.probe import Probe, fit_best_probe, fit_text_informed_probe
+from adaptmed.heads.probe import Probe, fit_best_probe
 from adaptmed.study.rows import StudyRows
-from adaptmed.tasks.classification import FinetuneSettings, finetune_head
-from adaptmed.tasks.retrieval import embed_rows
+from adaptmed.tasks.classification import finetune_head
+from adaptmed.tasks.features import adaptor_variants, frozen_variants
+from adaptmed.tasks.finetuning import FinetuneSettings
 
 Variants = Mapping[str, np.ndarray]
 """Features of the same rows, ``(n, width)`` each, by the name of the variant."""
@@ -38,72 +39,67 @@ Arm = Callable[[Int[np.ndarray, " k"], int], Outcome]
 """From places in ``StudyRows.train`` and a seed to an outcome."""
 
 
-def probe_arm(rows: StudyRows, train: Variants, test: Variants, *, pretrained: int = 0) -> Arm:
-    """A linear probe on fixed features: of several variants the one with the best log-loss inside the fraction.
+ProbeOf = Callable[[Int[np.ndarray, " k"]], tuple[Probe, str]]
+"""From places in ``StudyRows.train`` to a probe and the variant of the features it reads."""
 
-    The probe of a fraction depends on the fraction alone, so that seeds that choose the same rows (at 100 %) share it.
+
+def best_probe(rows: StudyRows, train: Variants, *, prior: Float[np.ndarray, "output _"] | None = None) -> ProbeOf:
+    """The linear probe of any fraction: of several variants the one with the best log-loss inside the fraction.
+
+    It depends on the fraction alone, so that seeds that choose the same rows (at 100 %) and arms that start from the
+    same probe share it; every probe is fitted once.
 
     Args:
         rows: The study's rows.
         train: Features of ``rows.train`` by variant.
-        test: Features of ``rows.test`` by variant.
-        pretrained: Parameters that were trained to make the features.
+        prior: Weights that the probe is pulled towards instead of 0, as in ``fit_best_probe``.
     """
-    fitted: dict[bytes, Outcome] = {}
+    fitted: dict[bytes, tuple[Probe, str]] = {}
 
-    def arm(places: Int[np.ndarray, " k"], seed: int) -> Outcome:
-        del seed
+    def probe(places: Int[np.ndarray, " k"]) -> tuple[Probe, str]:
         key = places.tobytes()
         if key not in fitted:
             chosen = {name: features[places] for name, features in train.items()}
-            probe, name = fit_best_probe(chosen, rows.labels[places], rows.patients[places], classes=rows.classes)
-            fitted[key] = _outcome(probe, test[name], pretrained)
+            labels, patients = rows.labels[places], rows.patients[places]
+            fitted[key] = fit_best_probe(chosen, labels, patients, classes=rows.classes, prior=prior)
         return fitted[key]
 
-    return arm
+    return probe
 
 
-def text_informed_arm(
-    rows: StudyRows,
-    train: Float[np.ndarray, "n width"],
-    test: Float[np.ndarray, "m width"],
-    prior: Float[np.ndarray, "output width"],
-    *,
-    pretrained: int,
-) -> Arm:
-    """A linear probe on the adaptor's embedding, pulled towards the prompts' embeddings instead of towards 0."""
-    fitted: dict[bytes, Outcome] = {}
+def probe_arm(probe_of: ProbeOf, test: Variants, *, pretrained: int = 0) -> Arm:
+    """A linear probe on fixed features.
+
+    Args:
+        probe_of: Fits it.
+        test: Features of the study's test rows by variant.
+        pretrained: Parameters that were trained to make the features.
+    """
 
     def arm(places: Int[np.ndarray, " k"], seed: int) -> Outcome:
         del seed
-        key = places.tobytes()
-        if key not in fitted:
-            probe = fit_text_informed_probe(train[places], rows.labels[places], rows.patients[places], prior)
-            fitted[key] = _outcome(probe, test, pretrained)
-        return fitted[key]
+        probe, name = probe_of(places)
+        return Outcome(probe.predict(test[name]), probe.reasons, probe.parameters + pretrained)
 
     return arm
 
 
-def tuned_arm(
-    rows: StudyRows, bank: Bank, fusion: Fusion, *, train_fusion: bool, hidden: int | None = None, pretrained: int = 0
-) -> Arm:
-    """A head tuned by gradient: with the fusion (``train_fusion``), or the paper's two-layer head on a frozen one."""
+def trained_arm(rows: StudyRows, bank: Bank, fusion: Fusion, probe_of: ProbeOf) -> Arm:
+    """The probe of the arm ``adaptor`` and the fusion under it, tuned together."""
 
     def arm(places: Int[np.ndarray, " k"], seed: int) -> Outcome:
-        tuned = finetune_head(
-            fusion,
-            bank,
-            rows.train[places],
-            rows.labels[places],
-            rows.patients[places],
-            train_fusion=train_fusion,
-            classes=rows.classes,
-            seed=seed,
-            settings=FinetuneSettings(hidden=hidden),
-        )
-        count = tuned.trainable_parameters + (0 if train_fusion else pretrained)
-        return Outcome(tuned.predict(bank, rows.test).double().numpy(), tuned.reasons, count)
+        return _tune(rows, bank, fusion, places, seed, train_fusion=True, start=probe_of(places))
+
+    return arm
+
+
+def head_arm(rows: StudyRows, bank: Bank, fusion: Fusion, *, pretrained: int) -> Arm:
+    """The paper's two-layer head on a frozen fusion."""
+
+    def arm(places: Int[np.ndarray, " k"], seed: int) -> Outcome:
+        settings = FinetuneSettings(hidden=512)
+        outcome = _tune(rows, bank, fusion, places, seed, train_fusion=False, settings=settings)
+        return replace(outcome, trainable_parameters=outcome.trainable_parameters + pretrained)
 
     return arm
 
@@ -114,50 +110,17 @@ def untrained_arm(rows: StudyRows, bank: Bank, fresh: Callable[[int], Fusion]) -
 
     def arm(places: Int[np.ndarray, " k"], seed: int) -> Outcome:
         if seed not in made:
-            made[seed] = embedding_arm(rows, bank, fresh(seed))
+            fusion = fresh(seed)
+            train, test = (adaptor_variants(fusion, bank, part) for part in (rows.train, rows.test))
+            made[seed] = probe_arm(best_probe(rows, train), test)
         return made[seed](places, seed)
 
     return arm
 
 
-def embedding_arm(rows: StudyRows, bank: Bank, fusion: Fusion, *, pretrained: int = 0) -> Arm:
-    """A linear probe on a frozen fusion's embedding of the image alone, or on it and the tokens it was made from.
-
-    The plain pooled path goes around the fusion: with many labels it holds what reports do not say. As for the frozen
-    probe, which of the two it is gets chosen inside the fraction.
-    """
-    train, test = (adaptor_variants(fusion, bank, part) for part in (rows.train, rows.test))
-    return probe_arm(rows, train, test, pretrained=pretrained)
-
-
-def adaptor_variants(fusion: Fusion, bank: Bank, rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
-    """What an adaptor offers a probe: its embedding, and its embedding beside CLS and mean of the frozen tokens."""
-    embedding, frozen = embed_images(fusion, bank, rows), frozen_variants(bank, rows)["CLS + mean"]
-    return {"embedding": embedding, "embedding + CLS + mean": np.concatenate([embedding, frozen], axis=1)}
-
-
-def embed_images(fusion: Fusion, bank: Bank, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n width"]:
-    """Embeddings of images alone, as numpy."""
-    return embed_rows(fusion, bank, rows, modality="image").numpy()
-
-
-def frozen_variants(bank: Bank, rows: Int[np.ndarray, " n"]) -> dict[str, Float[np.ndarray, "n _"]]:
-    """What a frozen encoder offers a probe: CLS (or the model's own pool), the mean of its grid, and both.
-
-    Every variant exists in every layout; where two are the same (a CNN pools by the mean) the probe is unaffected.
-    """
-    cls, mean = [], []
-    for part in np.array_split(rows, max(1, len(rows) // 512)):
-        tokens = bank.image_tokens(part, dtype=torch.float32)
-        cls.append(tokens.values[:, 0] if tokens.prefix else tokens.pooled)
-        mean.append(tokens.values[:, tokens.prefix :].mean(dim=1))
-    first, second = torch.cat(cls).numpy(), torch.cat(mean).numpy()
-    return {"CLS": first, "mean": second, "CLS + mean": np.concatenate([first, second], axis=1)}
-
-
 def frozen_arm(rows: StudyRows, bank: Bank) -> Arm:
     """The frozen probe: the best of CLS, mean and both, chosen inside the fraction."""
-    return probe_arm(rows, frozen_variants(bank, rows.train), frozen_variants(bank, rows.test))
+    return probe_arm(best_probe(rows, frozen_variants(bank, rows.train)), frozen_variants(bank, rows.test))
 
 
 def adaptor_arms(
@@ -179,22 +142,32 @@ def adaptor_arms(
         prior: Prompt directions in the embedding space; ``None`` leaves the text-informed probe out.
         trained: Parameters that pre-training has trained.
     """
+
+    @cache
+    def variants() -> tuple[Variants, Variants]:
+        return adaptor_variants(fusion, bank, rows.train), adaptor_variants(fusion, bank, rows.test)
+
+    @cache
+    def probe_of() -> ProbeOf:
+        return best_probe(rows, variants()[0])
+
     arms: dict[str, Callable[[], Arm]] = {
-        "frozen": partial(frozen_arm, rows, bank),
-        "adaptor-untrained": partial(untrained_arm, rows, bank, fresh),
-        "adaptor": partial(embedding_arm, rows, bank, fusion, pretrained=trained),
-        "adaptor-head": partial(tuned_arm, rows, bank, fusion, train_fusion=False, hidden=512, pretrained=trained),
-        "adaptor-trained": partial(tuned_arm, rows, bank, fusion, train_fusion=True),
+        "frozen": lambda: frozen_arm(rows, bank),
+        "adaptor-untrained": lambda: untrained_arm(rows, bank, fresh),
+        "adaptor": lambda: probe_arm(probe_of(), variants()[1], pretrained=trained),
+        "adaptor-head": lambda: head_arm(rows, bank, fusion, pretrained=trained),
+        "adaptor-trained": lambda: trained_arm(rows, bank, fusion, probe_of()),
     }
     if prior is not None:
-
-        def informed() -> Arm:
-            train, test = (embed_images(fusion, bank, part) for part in (rows.train, rows.test))
-            return text_informed_arm(rows, train, test, prior, pretrained=trained)
-
-        arms["text-informed probe"] = informed
+        arms["text-informed probe"] = lambda: probe_arm(
+            best_probe(rows, variants()[0], prior=prior), variants()[1], pretrained=trained
+        )
     return arms
 
 
-def _outcome(probe: Probe, test: Float[np.ndarray, "m d"], pretrained: int) -> Outcome:
-    return Outcome(probe.predict(test), probe.reasons, probe.parameters + pretrained)
+def _tune(
+    rows: StudyRows, bank: Bank, fusion: Fusion, places: Int[np.ndarray, " k"], seed: int, **options: Any
+) -> Outcome:
+    train, labels, patients = rows.train[places], rows.labels[places], rows.patients[places]
+    tuned = finetune_head(fusion, bank, train, labels, patients, classes=rows.classes, seed=seed, **options)
+    return Outcome(tuned.predict(bank, rows.test).double().numpy(), tuned.reasons, tuned.trainable_parameters)

@@ -8,10 +8,10 @@ from PIL import Image
 
 from adaptmed.data.images import read_image
 from adaptmed.errors import InputError
-from adaptmed.study.arms import embed_images, frozen_variants
 from adaptmed.study.plots import Maps, project_2d, sample_rows
 from adaptmed.study.report import RetrievalExample
 from adaptmed.study.run import Subject
+from adaptmed.tasks.features import embed_images, frozen_variants
 from adaptmed.tasks.retrieval import embed_rows
 
 THUMBNAIL_PX = 160

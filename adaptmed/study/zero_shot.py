@@ -24,9 +24,9 @@ from adaptmed.heads.prompts import (
 )
 from adaptmed.metrics.retrieval import first_positive_ranks
 from adaptmed.model import Adaptor
-from adaptmed.study.arms import embed_images
 from adaptmed.study.rows import StudyRows
 from adaptmed.study.statistics import Cell, Truth, retrieval_records
+from adaptmed.tasks.features import embed_images
 from adaptmed.tasks.retrieval import RetrievalSets, embed_rows, retrieve
 
 

@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from adaptmed.errors import InputError
 from adaptmed.heads import probe as module
 from adaptmed.heads.fraction import Fraction, grouped_folds
-from adaptmed.heads.probe import STRENGTHS, fit_best_probe, fit_probe, fit_text_informed_probe, pca_whitened
+from adaptmed.heads.probe import STRENGTHS, fit_best_probe, fit_probe, pca_whitened
 
 
 def study(rows=120, width=8, labels=2, seed=0, noise=1.0):
@@ -174,12 +174,12 @@ def test_text_informed_probe_between_its_limits(monkeypatch):
     features, labels, groups, truth = study(60, 6, 2, noise=8.0)
     prior = truth.T + np.random.default_rng(1).normal(size=(2, 6)) * 0.3
     monkeypatch.setattr(module, "STRENGTHS", (1e-9,))
-    zero_shot = fit_text_informed_probe(features, labels, groups, prior)
+    zero_shot = fit_probe(features, labels, groups, prior=prior)
     for index in range(2):
         direction = zero_shot.weight[index] / np.linalg.norm(zero_shot.weight[index])
         np.testing.assert_allclose(direction, prior[index] / np.linalg.norm(prior[index]), atol=1e-5)
     monkeypatch.setattr(module, "STRENGTHS", (1e3,))
-    informed, plain = fit_text_informed_probe(features, labels, groups, prior), fit_probe(features, labels, groups)
+    informed, plain = fit_probe(features, labels, groups, prior=prior), fit_probe(features, labels, groups)
     np.testing.assert_allclose(informed.predict(features), plain.predict(features), atol=2e-3)
 
 
@@ -187,7 +187,7 @@ def test_text_informed_multiclass_limit_is_the_zero_shot_softmax(monkeypatch):
     features, _, groups, truth = study(90, 6, 4)
     labels = (features @ truth - (features @ truth).mean(0)).argmax(1)
     monkeypatch.setattr(module, "STRENGTHS", (1e-9,))
-    probe = fit_text_informed_probe(features, labels, groups, truth.T)
+    probe = fit_probe(features, labels, groups, prior=truth.T)
     ratio = probe.weight / truth.T
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-4)
     assert ratio[0, 0] > 0
@@ -196,7 +196,7 @@ def test_text_informed_multiclass_limit_is_the_zero_shot_softmax(monkeypatch):
 def test_a_prior_that_ranks_backwards_is_switched_off(monkeypatch):
     features, labels, groups, truth = study(60, 6, 1)
     monkeypatch.setattr(module, "STRENGTHS", (1e-9,))
-    probe = fit_text_informed_probe(features, labels, groups, -truth.T)
+    probe = fit_probe(features, labels, groups, prior=-truth.T)
     np.testing.assert_allclose(probe.weight, 0, atol=1e-5)
 
 
@@ -208,7 +208,7 @@ def test_a_good_prior_helps_when_labels_are_few():
     def loss(probe):
         return log_loss(test, probe.predict(features[100:])[:, 0])
 
-    informed = fit_text_informed_probe(features[few], labels[few], groups[few], prior)
+    informed = fit_probe(features[few], labels[few], groups[few], prior=prior)
     assert loss(informed) < loss(fit_probe(features[few], labels[few], groups[few]))
 
 
@@ -241,7 +241,9 @@ def test_bad_options_are_refused():
     codes = labels[:, 0].astype(int)
     with pytest.raises(InputError, match=r"`classes`: expected 2 or more, but got 1"):
         fit_probe(features, codes, groups, classes=1)
-    with pytest.raises(InputError, match=r"`prior`: expected one row of width 4"):
-        fit_text_informed_probe(features, labels, groups, np.ones((1, 4)))
+    with pytest.raises(
+        InputError, match=r"`prior`: expected one row per label or class \(2\) of width 4 or less, but got \(1, 4\)"
+    ):
+        fit_probe(features, labels, groups, prior=np.ones((1, 4)))
     with pytest.raises(InputError, match=r"`variants`"):
         fit_best_probe({}, labels, groups)

@@ -1,0 +1,56 @@
+"""What a classifier may read of an image: the fusion's embedding, and the plain pooled path around the fusion."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from adaptmed.bank import Bank
+from adaptmed.fusion import Fusion
+from adaptmed.tasks.retrieval import embed_rows
+from adaptmed.types import Tokens
+
+EMBEDDING, BESIDE = "embedding", "embedding + CLS + mean"
+
+
+def pooled_path(tokens: Tokens) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "batch width"]]:
+    """CLS (or, where there is none, the encoder's own pool) and the mean of the grid, both as the encoder gave them."""
+    first = tokens.values[:, 0] if tokens.prefix else tokens.pooled
+    return first, tokens.values[:, tokens.prefix :].mean(dim=1)
+
+
+def image_features(fusion: Fusion, tokens: Tokens, variant: str) -> Float[Tensor, "batch features"]:
+    """The features of one batch, through which a fusion can be trained.
+
+    Args:
+        fusion: Its embedding of the image alone.
+        tokens: Image Tokens.
+        variant: ``embedding``, or ``embedding + CLS + mean``: the embedding beside the tokens it was made from.
+    """
+    embedding = fusion.embed_image(tokens)
+    return embedding if variant == EMBEDDING else torch.cat([embedding, *pooled_path(tokens)], dim=1)
+
+
+def frozen_variants(bank: Bank, rows: Int[np.ndarray, " n"]) -> dict[str, Float[np.ndarray, "n _"]]:
+    """What a frozen encoder offers a probe: CLS (or the model's own pool), the mean of its grid, and both.
+
+    Every variant exists in every layout; where two are the same (a CNN pools by the mean) the probe is unaffected.
+    """
+    parts = np.array_split(rows, max(1, len(rows) // 512))
+    pooled = [pooled_path(bank.image_tokens(part, dtype=torch.float32)) for part in parts]
+    first, mean = (torch.cat(side).numpy() for side in zip(*pooled, strict=True))
+    return {"CLS": first, "mean": mean, "CLS + mean": np.concatenate([first, mean], axis=1)}
+
+
+def adaptor_variants(fusion: Fusion, bank: Bank, rows: Int[np.ndarray, " n"]) -> dict[str, Float[np.ndarray, "n _"]]:
+    """What an adaptor offers a probe: its embedding, and its embedding beside CLS and mean of the frozen tokens.
+
+    With many labels the plain pooled path holds what reports do not say.
+    """
+    embedding, frozen = embed_images(fusion, bank, rows), frozen_variants(bank, rows)["CLS + mean"]
+    return {EMBEDDING: embedding, BESIDE: np.concatenate([embedding, frozen], axis=1)}
+
+
+def embed_images(fusion: Fusion, bank: Bank, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n width"]:
+    """Embeddings of images alone, as numpy."""
+    return embed_rows(fusion, bank, rows, modality="image").numpy()
