@@ -19,6 +19,9 @@ class Schedule:
         warmup_share: Share of all steps over which the rate rises linearly; it then falls as a cosine to 0.
         clip: Largest gradient norm.
         patience: Epochs without a better validation loss before training stops.
+
+    Raises:
+        InputError: If a number lies outside its range.
     """
 
     epochs: int = 12
@@ -29,6 +32,18 @@ class Schedule:
     warmup_share: float = 0.1
     clip: float = 1.0
     patience: int = 10
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("least_steps", 0), ("batch_size", 2), ("patience", 1)):
+            if getattr(self, name) < least:
+                got = getattr(self, name)
+                raise InputError(sentence(name, expected=f"at least {least}", got=got, fix="Raise it."))
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise InputError(sentence(name, expected="above 0", got=getattr(self, name), fix="Raise it."))
+        if not self.weight_decay >= 0:
+            raise InputError(sentence("weight_decay", expected="0 or more", got=self.weight_decay, fix="Try 0.1."))
+        _check_share("warmup_share", self.warmup_share)
 
     def epochs_of(self, steps_per_epoch: int) -> int:
         """Epochs for a training set that makes this many steps per epoch.
@@ -58,6 +73,9 @@ class Method:
         matching_share: Share of a batch that is matched; it is the costly part of a step.
         positives: ``identical-text`` takes equal reports in a batch as positives of each other, ``pair`` does not.
         schedule: Optimiser settings.
+
+    Raises:
+        InputError: If a number lies outside its range.
     """
 
     name: str
@@ -65,7 +83,7 @@ class Method:
     width: int = 256
     layers: int = 2
     heads: int = 4
-    dropout: float = 0.1
+    dropout: float = 0.0
     token_dropout: float = 0.25
     faithful: bool = False
     weight_image_to_text: float = 0.25
@@ -74,6 +92,13 @@ class Method:
     positives: Literal["identical-text", "pair"] = "identical-text"
     schedule: Schedule = field(default_factory=Schedule)
 
+    def __post_init__(self) -> None:
+        _check_share("weight_image_to_text", self.weight_image_to_text)
+        _check_share("matching_share", self.matching_share)
+        if not self.weight_matching >= 0:
+            got, fix = self.weight_matching, "Pass 0 to leave matching out."
+            raise InputError(sentence("weight_matching", expected="0 or more", got=got, fix=fix))
+
 
 def adaptor(*, size: Literal["light", "paper"] = "light", faithful: bool = False) -> Method:
     """The Adaptor paper: InfoNCE between images alone and texts alone through a shared ``cross`` fusion.
@@ -81,7 +106,8 @@ def adaptor(*, size: Literal["light", "paper"] = "light", faithful: bool = False
     Qin, Liu, Cheng, Guo, Arcucci 2024, "Freeze the backbones", arXiv:2401.01179. Deviations: tokens instead of
     pooled vectors, identical reports are positives of each other, matching trains the cross mode, the temperature is
     clamped, and the optimiser settings and dropped tokens of ``light`` are our own (chosen on phantom seeds 7 and 101,
-    which are no reported ones: there 1,500 pairs were memorised in 30 epochs without dropped tokens). ``paper``
+    which are no reported ones: there 1,500 pairs were memorised in 30 epochs without dropped tokens, and dropout inside
+    the layers beside them changed no AUROC by more than 0.001). ``paper``
     and ``faithful`` take the released ones: batch 1024, 50 epochs, AdamW 2e-5 with weight decay 0.01, 2 % warm-up.
     The released schedule falls linearly; ours as a cosine.
 
@@ -102,9 +128,15 @@ def adaptor(*, size: Literal["light", "paper"] = "light", faithful: bool = False
         size="paper",
         width=768,
         heads=12,
+        dropout=0.1,
         faithful=faithful,
         token_dropout=0.0,
         weight_matching=0.0 if faithful else 0.3,
         positives="pair" if faithful else "identical-text",
         schedule=released,
     )
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(sentence(name, expected="a share in [0, 1]", got=value, fix="Try 0.25."))

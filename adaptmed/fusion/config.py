@@ -1,10 +1,14 @@
 """What a fusion is made of, as plain values that a JSON file can hold."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from adaptmed.errors import InputError, sentence
+
+MAX_LOG_SCALE = math.log(100.0)
+"""The factor on cosine similarities never exceeds 100; training keeps its logarithm below this."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptmed.errors import InputError, sentence
-from adaptmed.fusion.config import CrossConfig
+from adaptmed.fusion.config import MAX_LOG_SCALE, CrossConfig
 from adaptmed.fusion.standardise import Standardise
 from adaptmed.layers.attention import Block
 from adaptmed.layers.padding import by_length
 from adaptmed.layers.pooling import drop_tokens, masked_mean
 from adaptmed.layers.positions import GridPositions
 from adaptmed.types import Fused, Tokens
-
-MAX_LOG_SCALE = math.log(100.0)
 
 
 class CrossFusion(nn.Module):
@@ -65,6 +63,8 @@ class CrossFusion(nn.Module):
 
     def embed_text(self, text: Tokens) -> Float[Tensor, "batch width"]:
         """Embed texts alone, L2-normalised; an item without any valid token gets the same constant as every other."""
+        if not len(text):
+            return text.values.new_zeros(0, self.width, dtype=torch.float32)
         groups = by_length(text)
         parts = [self._embed(self.text_out, *self._alone(self._enter_text(part), part)) for _, part in groups]
         return torch.cat(parts)[torch.cat([rows for rows, _ in groups]).argsort()]
@@ -118,7 +118,8 @@ class CrossFusion(nn.Module):
         return self.image_project(self.image_standardise(image.values)) + self.positions((grid[0], grid[1]))
 
     def _enter_text(self, text: Tokens) -> Float[Tensor, "batch token width"]:
-        return self.text_project(self.text_standardise(text.values))
+        values = text.values.masked_fill(~text.valid[..., None], 0.0)  # whatever stands at padding, NaN included
+        return self.text_project(self.text_standardise(values))
 
     def _alone(
         self, x: Float[Tensor, "batch token width"], tokens: Tokens

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptmed.fusion.config import CrossConfig
+from adaptmed.fusion.config import MAX_LOG_SCALE, CrossConfig
 from adaptmed.fusion.cross import check_pair
 from adaptmed.types import Fused, Tokens
 
@@ -70,7 +70,7 @@ class ReleasedCrossFusion(nn.Module):
 
     def scale(self) -> Float[Tensor, ""]:
         """Factor on cosine similarities, 1 / temperature, never above 100."""
-        return self.log_scale.clamp(max=math.log(100.0)).exp()
+        return self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
 
     def embed_image(self, image: Tokens) -> Float[Tensor, "batch width"]:
         """Embed images alone (the layers in self-attention mode), L2-normalised."""

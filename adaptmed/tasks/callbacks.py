@@ -1,5 +1,6 @@
 """What happens around training steps: checkpoints that resume exactly, and one line of metrics per epoch."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,56 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from adaptmed.tasks.run_folder import BEST, LAST, append_metrics
+from adaptmed.errors import NonFiniteLossError
+from adaptmed.tasks.run_folder import BEST, LAST, PREVIOUS, append_metrics
+
+LEAST_GAIN = 1e-5
+
+
+class StopEarly(Callback):
+    """Ends training after ``patience`` epochs without a lower value.
+
+    Lightning's own ``EarlyStopping`` runs after every other callback, so that a checkpoint written at the end of an
+    epoch never knows of that epoch, and a resumed run stops elsewhere. This one must come before ``KeepCheckpoints``.
+
+    Args:
+        monitor: Logged value to minimise.
+        patience: Epochs.
+    """
+
+    def __init__(self, monitor: str, *, patience: int) -> None:
+        self.monitor = monitor
+        self.patience = patience
+        self.lowest = float("inf")
+        self.waited = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """End a resumed run that had ended already."""
+        del pl_module
+        trainer.should_stop = trainer.should_stop or self.waited >= self.patience
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Count the epochs without a lower value."""
+        del pl_module
+        value = float(trainer.callback_metrics[self.monitor])
+        better = value < self.lowest - LEAST_GAIN
+        self.lowest, self.waited = (value, 0) if better else (self.lowest, self.waited + 1)
+        trainer.should_stop = trainer.should_stop or self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the lowest value so far and the epochs since."""
+        return {"lowest": self.lowest, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the count of the run that is resumed."""
+        self.lowest, self.waited = state_dict["lowest"], state_dict["waited"]
 
 
 class KeepCheckpoints(Callback):
     """Writes ``checkpoints/last`` every few steps and after every epoch, ``checkpoints/best`` on a better epoch.
+
+    Whether an update has broken the weights shows at the next loss only. When that loss is not finite, the checkpoint
+    written in between is taken back for the one before it.
 
     Args:
         out: Run folder.
@@ -24,6 +70,7 @@ class KeepCheckpoints(Callback):
         self.every = every
         self.monitor = monitor
         self.lowest = float("inf")
+        self.written: int | None = None
 
     def on_train_batch_end(
         self,
@@ -36,7 +83,7 @@ class KeepCheckpoints(Callback):
         """Write ``last`` inside an epoch; its last step is followed by validation and the epoch's own checkpoint."""
         del pl_module, outputs, batch
         if trainer.global_step % self.every == 0 and batch_idx + 1 < trainer.num_training_batches:
-            trainer.save_checkpoint(self.out / LAST)
+            self._save(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write ``best`` and ``last``, in this order, so that ``last`` never knows of a best that is not there."""
@@ -45,7 +92,24 @@ class KeepCheckpoints(Callback):
         if self.monitor is None or value < self.lowest:
             self.lowest = value
             trainer.save_checkpoint(self.out / BEST, weights_only=True)
+        self._save(trainer)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Take back a checkpoint of weights whose very first loss was not finite."""
+        del pl_module
+        if isinstance(exception, NonFiniteLossError) and self.written == trainer.global_step:
+            (self.out / LAST).unlink()
+            if (self.out / PREVIOUS).exists():
+                (self.out / PREVIOUS).replace(self.out / LAST)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        if (self.out / LAST).exists():
+            shutil.copyfile(self.out / LAST, fresh := self.out / f"{PREVIOUS}.tmp")
+            fresh.replace(self.out / PREVIOUS)
         trainer.save_checkpoint(self.out / LAST)
+        self.written = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
         """Return the lowest value so far."""

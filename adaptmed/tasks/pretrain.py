@@ -7,7 +7,7 @@ from typing import Literal
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from numpy.typing import NDArray
 
 from adaptmed.bank import Bank, BankLoader
@@ -16,7 +16,7 @@ from adaptmed.errors import InputError, OverlapError, sentence
 from adaptmed.methods import Method
 from adaptmed.model import Adaptor
 from adaptmed.saving import find_adaptor
-from adaptmed.tasks.callbacks import KeepCheckpoints, MetricsLines
+from adaptmed.tasks.callbacks import KeepCheckpoints, MetricsLines, StopEarly
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.pretraining import Pretraining, step_seed
 from adaptmed.tasks.quiet import quiet_lightning
@@ -58,7 +58,7 @@ def pretrain(
 
     Raises:
         InputError: If the bank has fewer than two training pairs, or ``out`` holds another run.
-        OverlapError: If a patient of ``train`` or ``validate`` is also in ``test``.
+        OverlapError: If a patient stands in two of the splits.
         NonFiniteLossError: If a loss becomes NaN; the last good checkpoint stays.
     """
     train, validate = pairs_of(bank, "train"), pairs_of(bank, "validate")
@@ -72,10 +72,11 @@ def pretrain(
             )
         )
     batch_size = min(method.schedule.batch_size, len(train))
+    seen = _seen_patients(bank, train, validate)
     open_run(out, run_config(bank, method, seed=seed, precision=precision))
     if (out / "adaptor").exists():
         return Adaptor.from_pretrained(find_adaptor(out), load_encoders=False)
-    write_seen(out, _seen_patients(bank, train, validate))
+    write_seen(out, seen)
     adaptor = fresh_adaptor(bank, method, train, seed=seed)
     epochs = method.schedule.epochs_of(len(train) // batch_size)
     steps = epochs * (len(train) // batch_size)
@@ -146,15 +147,16 @@ def run_config(bank: Bank, method: Method, *, seed: int, precision: Precision) -
 
 
 def _seen_patients(bank: Bank, train: NDArray[np.int64], validate: NDArray[np.int64]) -> list[str]:
-    """Digests of the patients that training and early stopping read; none may be in ``test``."""
+    """Digests of the patients that training and early stopping read; none may stand in two splits."""
     patients = bank.rows["patient"].astype(str).to_numpy()
-    seen = set(patients[train]) | set(patients[validate])
-    both = seen & set(patients[bank.subset("test")])
+    trained, judged, held_out = (set(patients[rows]) for rows in (train, validate, bank.subset("test")))
+    seen = trained | judged
+    both = (trained & judged) | (seen & held_out)
     if both:
         raise OverlapError(
             sentence(
                 "split",
-                expected="no patient on both sides of train or validate and test",
+                expected="no patient in two of train, validate and test",
                 got=f"{len(both)} such patients",
                 fix="Run `adaptmed check` on the manifest and mend its split column.",
             )
@@ -173,14 +175,11 @@ def _trainer(
     progress: bool,
     callbacks: tuple[Callback, ...],
 ) -> lightning.Trainer:
-    kept: list[Callback] = [
-        MetricsLines(out),
-        KeepCheckpoints(out, every=checkpoint_every, monitor=monitor),
-        *callbacks,
-    ]
+    kept: list[Callback] = [MetricsLines(out)]
     if monitor:
         patience = method.schedule.patience * max(1, epochs // method.schedule.epochs)  # short epochs say less each
-        kept.append(EarlyStopping(monitor, patience=patience, min_delta=1e-5, check_finite=False))
+        kept.append(StopEarly(monitor, patience=patience))
+    kept += [KeepCheckpoints(out, every=checkpoint_every, monitor=monitor), *callbacks]
     if progress:
         kept.append(TQDMProgressBar(leave=False))
     return lightning.Trainer(
@@ -207,6 +206,7 @@ def _keep_best(task: Pretraining, out: Path) -> None:
 
 
 def _last_metrics(out: Path) -> dict[str, float | int]:
-    lines = read_metrics(out)
-    best = min(lines, key=lambda line: line.get("validate/loss", line["train/loss"]))
+    """Metrics of the epoch that was kept: the best on ``validate``, or the last where there is none."""
+    judged = [line for line in read_metrics(out) if "validate/loss" in line]
+    best = min(judged, key=lambda line: line["validate/loss"]) if judged else read_metrics(out)[-1]
     return {name: value for name, value in best.items() if "/" in name or name in ("epoch", "step")}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adaptmed.errors import NonFiniteLossError, sentence
 from adaptmed.fusion import Fusion
+from adaptmed.fusion.config import MAX_LOG_SCALE
 from adaptmed.methods import Method, Schedule
 from adaptmed.objectives.contrastive import info_nce
 from adaptmed.objectives.matching import matching_loss
@@ -83,6 +84,7 @@ class Pretraining(lightning.LightningModule):
         self.seed = seed
         self.steps = steps
         self.head = MatchingHead(2 * fusion.width) if method.weight_matching > 0 else None
+        self._items: tuple[str, ...] = ()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the weighted ``loss`` of one batch, and its parts by name.
@@ -94,23 +96,36 @@ class Pretraining(lightning.LightningModule):
         torch.manual_seed(step_seed(self.seed, self.global_step))
         losses = self._losses(batch, self.global_step)
         loss = losses["loss"]
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                sentence(
-                    f"loss at step {self.global_step}",
-                    expected="a finite number",
-                    got=f"{loss.item()} on the items {', '.join(batch.ids)}",
-                    fix="Look at these items, lower the learning rate, or use --precision fp32; "
-                    "the last good checkpoint is kept.",
-                )
-            )
+        self._items = batch.ids
+        self._check_finite("loss", loss)
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         return {name: value if name == "loss" else value.detach() for name, value in losses.items()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the losses on one batch of the validate split, with the same mismatched texts every epoch."""
-        for name, value in self._losses(batch, _VALIDATION_STEP - batch_idx).items():
+        losses = self._losses(batch, _VALIDATION_STEP - batch_idx)
+        self._items = batch.ids
+        self._check_finite("validation loss", losses["loss"])
+        for name, value in losses.items():
             self.log(f"validate/{name}", value, batch_size=len(batch))
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip by the norm of all gradients.
+
+        Raises:
+            NonFiniteLossError: If that norm is NaN or infinite; nothing was updated from it.
+        """
+        del optimizer, gradient_clip_algorithm
+        norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
+        self._check_finite("gradient", norm)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Keep the temperature a hair below its limit: at the limit the clamp of the forward pass has no gradient."""
+        del outputs, batch, batch_idx
+        with torch.no_grad():
+            self.fusion.log_scale.clamp_(max=MAX_LOG_SCALE - 1e-4)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with linear warm-up and cosine decay."""
@@ -121,6 +136,18 @@ class Pretraining(lightning.LightningModule):
             optimiser, lambda step: learning_rate_factor(step, self.steps, self.method.schedule)
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _check_finite(self, name: str, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            raise NonFiniteLossError(
+                sentence(
+                    f"{name} at step {self.global_step}",
+                    expected="a finite number",
+                    got=f"{value.item()} on the items {', '.join(self._items)}",
+                    fix="Look at these items, lower the learning rate, or use --precision fp32; "
+                    "the last good checkpoint is kept.",
+                )
+            )
 
     def _losses(self, batch: Batch, step: int) -> dict[str, Float[Tensor, ""]]:
         generator = torch.Generator().manual_seed(step_seed(self.seed, step))

@@ -9,6 +9,7 @@ from adaptmed.errors import InputError, sentence
 
 CONFIG, METRICS, SEEN = "config.json", "metrics.jsonl", "patients_seen.json"
 LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
+PREVIOUS = Path("checkpoints/previous.safetensors")
 
 
 def write_text_whole(path: Path, text: str) -> None:
@@ -57,10 +58,19 @@ def write_seen(out: Path, digests: Iterable[str]) -> None:
     write_text_whole(out / SEEN, json.dumps(sorted(digests)) + "\n")
 
 
-def read_seen(run: Path) -> frozenset[str]:
-    """Return the digests of the patients a run has read; empty when the folder says nothing of them."""
-    path = run / SEEN
-    return frozenset(json.loads(path.read_text())) if path.exists() else frozenset()
+def read_seen(run: Path) -> frozenset[str] | None:
+    """Return the digests of the patients a run has read.
+
+    Args:
+        run: The run folder, or the saved adaptor inside it.
+
+    Returns:
+        The digests; ``None`` when neither folder says, for an adaptor that left its run folder.
+    """
+    for path in (run / SEEN, run.parent / SEEN):
+        if path.exists():
+            return frozenset(json.loads(path.read_text()))
+    return None
 
 
 def append_metrics(out: Path, line: Mapping[str, Any]) -> None:

@@ -72,6 +72,24 @@ def test_padding_is_invisible(fusion, config):
     torch.testing.assert_close(a.image.values, b.image.values, rtol=1e-5, atol=1e-6)
 
 
+def test_padding_in_front_is_invisible_too(fusion, config):
+    text = texts(config, [5, 5])
+    front = torch.full((2, 3, config.text_width), float("nan"))
+    shifted = replace(
+        text,
+        values=torch.cat([front, text.values], 1),
+        valid=torch.cat([torch.zeros(2, 3, dtype=torch.bool), text.valid], 1),
+    )
+    torch.testing.assert_close(fusion.embed_text(shifted), fusion.embed_text(text), rtol=1e-5, atol=1e-6)
+    fused, moved = fusion(images(config, 2), text), fusion(images(config, 2), shifted)
+    torch.testing.assert_close(moved.joint, fused.joint, rtol=1e-5, atol=1e-6)
+
+
+def test_no_text_at_all_gives_no_embedding(fusion, config):
+    nothing = texts(config, [3, 4]).select(torch.tensor([], dtype=torch.long))
+    assert fusion.embed_text(nothing).shape == (0, fusion.width)
+
+
 def test_one_modality_may_be_missing(fusion, config):
     image, text = images(config, 2), texts(config, [3, 4])
     alone = fusion(image=image)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from adaptmed import methods
 from adaptmed.bank import Bank
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, NonFiniteLossError, OverlapError
+from adaptmed.fusion.config import MAX_LOG_SCALE
 from adaptmed.model import Adaptor
 from adaptmed.tasks.pretrain import fresh_adaptor, pairs_of, pretrain
 from adaptmed.tasks.run_folder import BEST, LAST, read_metrics, read_seen
@@ -26,6 +28,7 @@ METHOD = replace(
     methods.adaptor(),
     width=16,
     heads=2,
+    dropout=0.1,
     schedule=methods.Schedule(epochs=3, batch_size=8, learning_rate=1e-3, warmup_share=0.0),
 )
 
@@ -127,6 +130,14 @@ def test_a_patient_on_two_sides_is_refused(bank, tmp_path):
     leaking.rows.loc[leaking.rows["split"] == "test", "patient"] = "p2"
     with pytest.raises(OverlapError, match="got 1 such patients"):
         pretrain(leaking, METHOD, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_patient_in_train_and_validate_is_refused(bank, tmp_path):
+    leaking = Bank.open(bank.folder)
+    leaking.rows.loc[leaking.rows["split"] == "validate", "patient"] = "p2"
+    with pytest.raises(OverlapError, match="no patient in two of train, validate and test, but got 1"):
+        pretrain(leaking, METHOD, tmp_path / "run", device="cpu")
 
 
 def test_test_rows_are_never_read(bank, tmp_path, monkeypatch):
@@ -159,6 +170,139 @@ def test_a_loss_that_is_not_finite_names_the_items_and_keeps_the_checkpoint(bank
         pretrain(poisoned, METHOD, tmp_path / "run", device="cpu", checkpoint_every=1)
     assert (tmp_path / "run" / LAST).exists()
     assert not (tmp_path / "run" / "adaptor").exists()
+
+
+def drop_seconds(out):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(out)]
+
+
+SOON = replace(METHOD, schedule=replace(METHOD.schedule, epochs=20, patience=2, learning_rate=1e-2))
+
+
+@pytest.fixture(scope="module")
+def stopped_early(bank, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "early"
+    pretrain(bank, SOON, out, device="cpu", checkpoint_every=50)
+    return out
+
+
+def test_it_stops_when_validation_gets_no_better(stopped_early):
+    losses = [line["validate/loss"] for line in read_metrics(stopped_early)]
+    assert len(losses) < 20
+    assert min(range(len(losses)), key=losses.__getitem__) == len(losses) - 3
+
+
+@pytest.mark.parametrize("back", [0, 1, 4, 9, 13])
+def test_a_resumed_run_stops_early_where_the_whole_one_does(bank, stopped_early, tmp_path, back):
+    last = read_metrics(stopped_early)[-1]["step"]
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(bank, SOON, out, device="cpu", checkpoint_every=3, callbacks=(StopAfter(last - back),))
+    pretrain(bank, SOON, out, device="cpu", checkpoint_every=3)
+    assert drop_seconds(out) == drop_seconds(stopped_early)
+    for name, value in weights(stopped_early).items():
+        assert torch.equal(value, weights(out)[name]), name
+
+
+def test_a_run_that_had_ended_before_its_adaptor_was_saved_does_not_train_on(bank, stopped_early, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(stopped_early, out)
+    shutil.rmtree(out / "adaptor")
+    pretrain(bank, SOON, out, device="cpu", checkpoint_every=50)
+    assert drop_seconds(out) == drop_seconds(stopped_early)
+    for name, value in weights(stopped_early).items():
+        assert torch.equal(value, weights(out)[name]), name
+
+
+class Poison(Callback):
+    """Makes one gradient NaN after the backward pass of a step."""
+
+    def on_after_backward(self, trainer, pl_module):
+        if trainer.global_step == 5:
+            pl_module.fusion.norm.weight.grad.fill_(float("nan"))
+
+
+def test_a_gradient_that_is_not_finite_updates_nothing_and_the_run_goes_on_later(bank, whole, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(NonFiniteLossError, match=r"`gradient at step 5`: .* got nan on the items r\d+"):
+        pretrain(bank, METHOD, out, device="cpu", checkpoint_every=1, callbacks=(Poison(),))
+    pretrain(bank, METHOD, out, device="cpu", checkpoint_every=1)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(out)[name]), name
+
+
+class Explode(Callback):
+    """Leaves finite weights behind that no loss survives, as a learning rate far too large does."""
+
+    def on_before_zero_grad(self, trainer, pl_module, *_):
+        if trainer.global_step == 7:
+            for parameter in pl_module.parameters():
+                parameter.data.fill_(1e30)
+
+
+def test_a_checkpoint_of_broken_weights_is_taken_back(bank, whole, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(NonFiniteLossError, match=r"`(loss|gradient) at step 7`"):
+        pretrain(bank, METHOD, out, device="cpu", checkpoint_every=1, callbacks=(Explode(),))
+    pretrain(bank, METHOD, out, device="cpu", checkpoint_every=1)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(out)[name]), name
+
+
+def test_a_validation_loss_that_is_not_finite_names_the_items(bank, tmp_path, monkeypatch):
+    read, bad = Bank.image_tokens, pairs_of(bank, "validate")[0]
+
+    def image_tokens(self, rows, dtype=None):
+        tokens = read(self, rows, dtype)
+        values = tokens.values.clone()
+        values[torch.from_numpy(rows == bad)] = float("nan")
+        return replace(tokens, values=values)
+
+    monkeypatch.setattr(Bank, "image_tokens", image_tokens)
+    with pytest.raises(NonFiniteLossError, match=rf"`validation loss at step \d+`: .* the items .*\br{bad}\b"):
+        pretrain(bank, METHOD, tmp_path / "run", device="cpu")
+
+
+def test_metrics_are_those_of_the_saved_epoch_when_nothing_is_validated(bank, tmp_path):
+    alone = Bank.open(bank.folder)
+    alone.rows.loc[alone.rows["split"] == "validate", "split"] = "test"
+    pretrain(alone, METHOD, tmp_path / "run", device="cpu")
+    saved = json.loads((tmp_path / "run" / "adaptor" / "metrics.json").read_text())
+    assert saved["epoch"] == 2
+    assert saved["train/loss"] == read_metrics(tmp_path / "run")[-1]["train/loss"]
+
+
+def test_a_temperature_at_its_limit_can_come_back(bank, tmp_path):
+    class Overshoot(Callback):
+        def on_train_start(self, _, pl_module):
+            pl_module.fusion.log_scale.data.fill_(5.0)
+
+    adaptor = pretrain(bank, METHOD, tmp_path / "run", device="cpu", callbacks=(Overshoot(),))
+    assert adaptor.fusion.log_scale < MAX_LOG_SCALE
+    adaptor.fusion.train().scale().backward()
+    assert adaptor.fusion.log_scale.grad > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "`epochs`: expected at least 1, but got 0"),
+        ({"batch_size": 1}, "`batch_size`: expected at least 2, but got 1"),
+        ({"learning_rate": -1.0}, "`learning_rate`: expected above 0, but got -1"),
+        ({"learning_rate": float("nan")}, "`learning_rate`"),
+        ({"weight_decay": -0.1}, "`weight_decay`"),
+        ({"warmup_share": 2.0}, r"`warmup_share`: expected a share in \[0, 1\]"),
+    ],
+)
+def test_a_schedule_that_trains_nothing_is_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        methods.Schedule(**wrong)
+
+
+@pytest.mark.parametrize("name", ["weight_image_to_text", "matching_share", "weight_matching"])
+def test_a_method_with_a_weight_out_of_range_is_refused(name):
+    with pytest.raises(InputError, match=f"`{name}`"):
+        replace(METHOD, **{name: -0.5})
 
 
 def test_too_few_pairs_are_refused(bank, tmp_path):
