@@ -46,7 +46,8 @@ def main() -> None:
         embed(manifest, image, text, out)
 
     name = f"{arguments.studies} studies, DINOv2-S + MiniLM, bf16 (bar for the ratio: 1.15)"
-    compare(name, {"bare forward loop": bare, "adaptmed embed": whole}, rounds=arguments.rounds, per_round=len(pixels))
+    ways = {"bare forward loop": bare, "adaptmed embed": whole}
+    compare(name, ways, rounds=arguments.rounds, items=dict.fromkeys(ways, len(pixels)))
 
 
 if __name__ == "__main__":

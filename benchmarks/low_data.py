@@ -15,7 +15,7 @@ from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.data.phantom import write_phantom
 from adaptmed.heads.probe import pca_whitened
 from adaptmed.study.arms import best_probe, probe_arm
-from adaptmed.study.run import StudySettings, Subject, cells_of, prepare, run_cells
+from adaptmed.study.run import StudySettings, Subject, arms_of, cells_of, prepare
 from adaptmed.study.statistics import judge, write_json
 from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.features import frozen_variants
@@ -55,8 +55,10 @@ def main() -> None:
         fractions=tuple(arguments.fractions), seeds=arguments.seeds, arms=("frozen", "adaptor-untrained", "adaptor")
     )
     subject = prepare(bank, run, settings)
-    cells = run_cells(subject, settings, out, lambda what, done, total: print(f"\r{done}/{total} {what:50s}", end=""))
-    cells += cells_of(subject, settings, out, {PCA: lambda: whitened_arm(subject)}, lambda *_: None)
+    arms = arms_of(subject, settings) | {PCA: lambda: whitened_arm(subject)}
+    cells = cells_of(
+        subject, settings, out, arms, lambda what, done, total: print(f"\r{done}/{total} {what:50s}", end="")
+    )
     judged = judge(cells, subject.rows.truth, replicates=settings.replicates)
     summaries = [row for row in judged.summaries() if row["label"] == "macro" and row["metric"] == "auroc"]
     print(f"\n\nmean AUROC, {subject.rows.truth.encoder}, phantom seed {arguments.seed}")

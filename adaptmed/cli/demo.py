@@ -39,6 +39,7 @@ def demo(
     console.rule("4 of 4: study 1 %, 10 % and 100 % of the labels")
     study(bank, adaptor=[run], out=judged, seeds=seeds)
     _present(run / "adaptor", out / "adaptor")
+    _present(run / "patients_seen.json", out / "patients_seen.json")
     for name in ("results.json", "report.html"):
         _present(judged / name, out / name)
     console.print(f"Open [bold]{(out / 'report.html').resolve()}[/] in a browser.", soft_wrap=True)

@@ -11,9 +11,9 @@ from safetensors.numpy import save_file
 from adaptmed.study.statistics import Cell
 
 
-def cell_path(out: Path, encoder: str, arm: str, fraction: float, seed: int) -> Path:
-    """Where a cell stands in a study folder."""
-    slug = re.sub(r"[^A-Za-z0-9.-]+", "_", encoder)
+def cell_path(out: Path, subject: str, arm: str, fraction: float, seed: int) -> Path:
+    """Where a cell stands in a study folder; ``subject`` is what tells one bank with its adaptor from another."""
+    slug = re.sub(r"[^A-Za-z0-9.-]+", "_", subject)
     return out / "cells" / slug / arm / f"{fraction:g}-{seed}.safetensors"
 
 

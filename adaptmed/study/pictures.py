@@ -11,6 +11,7 @@ from adaptmed.errors import InputError
 from adaptmed.study.plots import Maps, project_2d, sample_rows
 from adaptmed.study.report import RetrievalExample
 from adaptmed.study.run import Subject
+from adaptmed.study.zero_shot import paired_rows
 from adaptmed.tasks.features import embed_images, frozen_variants
 from adaptmed.tasks.retrieval import embed_rows
 
@@ -28,8 +29,7 @@ def maps_of(subject: Subject, *, limit: int = 800) -> Maps:
 
 def retrieval_examples(subject: Subject, *, count: int = 4, shown: int = 3) -> list[RetrievalExample]:
     """For a few test images, spread evenly, the reports nearest to them; images that cannot be read are left out."""
-    bank, test = subject.bank, subject.rows.test
-    paired = test[bank.rows["text_index"].to_numpy()[test] >= 0]
+    bank, paired = subject.bank, paired_rows(subject.bank, subject.rows)
     if not len(paired) or "image" not in bank.rows or "text" not in bank.rows:
         return []
     group = bank.rows["text_index"].to_numpy()[paired]

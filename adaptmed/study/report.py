@@ -4,7 +4,7 @@ import base64
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def write_report(
         title=title,
         headlines=headlines(summaries, comparisons),
         private=not no_examples,
-        panels=_panels(summaries, comparisons),
+        panels=_panels(summaries, comparisons, leak_mark(results)),
         grids=_grids(summaries),
         others=_others(results),
         maps=None if maps is None else embedding_maps(maps),
@@ -150,22 +150,29 @@ def _sentence(values: Mapping[tuple[str, float], Row], gap: Row) -> str:
     )
 
 
-def _panels(summaries: Sequence[Row], comparisons: Sequence[Row]) -> list[Panel]:
+def leak_mark(results: Mapping[str, Any]) -> str:
+    """What every table and curve is marked with when test patients were seen in training; empty when none was."""
+    seen = (results.get("settings") or {}).get("overlapping_test_patients")
+    return f" ({seen} test patients were seen in training)" if seen else ""
+
+
+def _panels(summaries: Sequence[Row], comparisons: Sequence[Row], mark: str) -> list[Panel]:
     places = dict.fromkeys((row.get("dataset"), row.get("encoder")) for row in whole(summaries, PRIMARY))
-    return [_panel(*place, *(_only(rows, *place) for rows in (summaries, comparisons))) for place in places]
+    return [_panel(*place, mark, *(_only(rows, *place) for rows in (summaries, comparisons))) for place in places]
 
 
-def _panel(dataset: str | None, encoder: str | None, summaries: list[Row], comparisons: list[Row]) -> Panel:
+def _panel(dataset: str | None, encoder: str | None, mark: str, summaries: list[Row], comparisons: list[Row]) -> Panel:
     baselines = list(dict.fromkeys(row["baseline"] for row in comparisons))
     reference = next((arm for arm in (*BASELINES, *baselines) if arm in baselines), None)
     rows = whole(summaries, PRIMARY)
     fractions = sorted({row["fraction"] for row in rows})
     labels = [per_label(summaries, PRIMARY, fraction) for fraction in fractions]
+    main = arms_by_fraction(summaries, comparisons, PRIMARY, reference)
     axis = "mean AUROC" if rows[0]["label"] == "macro" else "AUROC, one class against the rest"
     return Panel(
         title=" · ".join(str(part) for part in (dataset, encoder) if part),
-        curve=Markup(learning_curves(rows, quiet=baselines, ylabel=axis)),
-        main=arms_by_fraction(summaries, comparisons, PRIMARY, reference),
+        curve=Markup(learning_curves(rows, quiet=baselines, ylabel=axis + mark)),
+        main=replace(main, caption=main.caption + mark),
         others=tuple(
             arms_by_fraction(summaries, comparisons, metric, reference)
             for metric in SECONDARY

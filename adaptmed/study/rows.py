@@ -19,6 +19,7 @@ class StudyRows:
     Attributes:
         train: Row numbers of labelled images of the train split.
         test: Row numbers of labelled images of the test split.
+        judged: Row numbers of all test images, labelled or not, which retrieval is judged on.
         labels: Of ``train``: ``(n, label)`` with NaN, or ``(n,)`` class numbers with -1.
         patients: Of ``train``.
         truth: What ``test`` is judged by.
@@ -26,6 +27,7 @@ class StudyRows:
 
     train: Int[np.ndarray, " n"]
     test: Int[np.ndarray, " m"]
+    judged: Int[np.ndarray, " k"]
     labels: Shaped[np.ndarray, "n *label"]
     patients: Shaped[np.ndarray, " n"]
     truth: Truth
@@ -59,13 +61,18 @@ def study_rows(bank: Bank, *, seen: Iterable[str] = (), allow_overlap: bool = Fa
         InputError: If nothing is labelled, or one of the two splits is empty.
         OverlapError: If a test patient is also in another split, or a run has seen it.
     """
+    taken = sorted({"macro", "all"} & {*bank.info.labels, *bank.info.classes})
+    if taken:
+        expected, fix = "other label names than macro and all, which name the means", "Rename the column."
+        raise InputError(sentence("labels", expected=expected, got=", ".join(taken), fix=fix))
     train, test = _labelled(bank, "train"), _labelled(bank, "test")
     for split, rows in (("train", train), ("test", test)):
         if not len(rows):
             expected = f"labelled images in the split {split}"
             fix = "Check the label columns and the split column with `adaptmed check`."
             raise InputError(sentence(str(bank.folder), expected=expected, got="none", fix=fix))
-    overlap = overlap_of(bank, test, seen)
+    judged = _with_image(bank, "test")
+    overlap = overlap_of(bank, judged, seen)
     if overlap and not allow_overlap:
         expected = "test patients that no training has seen"
         fix = "Split by patient, pre-train again, or pass --allow-overlap, which marks every result."
@@ -81,7 +88,7 @@ def study_rows(bank: Bank, *, seen: Iterable[str] = (), allow_overlap: bool = Fa
         dataset=info.manifest.rsplit("/", 1)[-1],
         encoder=f"{info.images.name if info.images else '-'} + {info.texts.name if info.texts else '-'}",
     )
-    return StudyRows(train, test, _labels(bank, train), patients[train], truth)
+    return StudyRows(train, test, judged, _labels(bank, train), patients[train], truth)
 
 
 def overlap_of(bank: Bank, test: Int[np.ndarray, " m"], seen: Iterable[str]) -> int:
@@ -104,8 +111,12 @@ def _labelled(bank: Bank, split: str) -> Int[np.ndarray, " n"]:
         expected = "a bank with label columns or a class column"
         fix = "Run `adaptmed embed` with --labels or --class-column into another --out."
         raise InputError(sentence(str(bank.folder), expected=expected, got="neither", fix=fix))
-    rows = bank.subset(split)
-    rows = rows[bank.rows["image_index"].to_numpy()[rows] >= 0]
+    rows = _with_image(bank, split)
     labels = _labels(bank, rows)
     known: Bool[np.ndarray, " n"] = labels >= 0 if labels.ndim == 1 else ~np.isnan(labels).all(axis=1)
     return rows[known]
+
+
+def _with_image(bank: Bank, split: str) -> Int[np.ndarray, " n"]:
+    rows = bank.subset(split)
+    return rows[bank.rows["image_index"].to_numpy()[rows] >= 0]

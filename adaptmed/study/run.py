@@ -1,5 +1,6 @@
 """A study: arms × label fractions × seeds on one or several banks, resumable cell by cell."""
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +15,18 @@ from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion, build_fusion
 from adaptmed.heads.prompts import Prompts
 from adaptmed.model import Adaptor, trainable_parameters
-from adaptmed.study.arms import Arm, adaptor_arms
+from adaptmed.saving import TENSOR_FILE, find_adaptor
+from adaptmed.study.arms import Arm, Outcome, adaptor_arms
 from adaptmed.study.cells import cell_path, read_cell, write_cell
 from adaptmed.study.rows import StudyRows, overlap_of, study_rows
-from adaptmed.study.statistics import Cell, judge
+from adaptmed.study.statistics import Cell, Truth, judge
 from adaptmed.study.zero_shot import PromptEmbeddings, embed_prompts, retrieval_of, zero_shot_cell
 from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.pretraining import step_seed
 from adaptmed.tasks.run_folder import read_seen
 
 ARMS = ("frozen", "adaptor-untrained", "text-informed probe", "adaptor", "adaptor-trained")
+KNOWN = (*ARMS, "adaptor-head")
 BASELINES = ("frozen", "adaptor-untrained")
 Progress = Callable[[str, int, int], None]
 
@@ -35,10 +38,13 @@ class StudySettings:
     Attributes:
         fractions: Shares of the labelled training patients, in (0, 1].
         seeds: Number of seeds: 0, 1, ...; each chooses its own fraction.
-        arms: Names among ``ARMS`` and ``adaptor-head`` (the paper's two-layer head).
+        arms: Names among ``KNOWN``: ``ARMS``, and ``adaptor-head`` (the paper's two-layer head).
         prompts: Replace the generic zero-shot prompts.
         replicates: Bootstrap replicates.
         allow_overlap: Go on although test patients were seen in pre-training.
+
+    Raises:
+        InputError: If a value is none of these.
     """
 
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
@@ -48,8 +54,21 @@ class StudySettings:
     replicates: int = 1000
     allow_overlap: bool = False
 
+    def __post_init__(self) -> None:
+        shares = set(self.fractions)
+        if not shares or len(shares) < len(self.fractions) or min(shares) <= 0 or max(shares) > 1:
+            expected, fix = "distinct shares in (0, 1]", "Try 0.01 0.1 1."
+            raise InputError(sentence("fractions", expected=expected, got=self.fractions, fix=fix))
+        for name, value in (("seeds", self.seeds), ("replicates", self.replicates)):
+            if value < 1:
+                raise InputError(sentence(name, expected="at least 1", got=value, fix="Raise it."))
+        unknown = [name for name in self.arms if name not in KNOWN]
+        if unknown or not self.arms or len(set(self.arms)) < len(self.arms):
+            expected, got = f"distinct names among {', '.join(KNOWN)}", ", ".join(unknown or self.arms) or "none"
+            raise InputError(sentence("arms", expected=expected, got=got, fix="Check the spelling."))
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """One bank with the adaptor that was trained on its encoders' Tokens.
 
@@ -60,6 +79,8 @@ class Subject:
         prompts: Embeddings of the labels' prompts; ``None`` when the text encoder is not at hand.
         without_prompts: Why there are none.
         overlap: Number of test patients that were seen in pre-training.
+        seen_known: Whether the adaptor's folder says which patients it was trained on.
+        weights: sha256 of the adaptor's tensors.
     """
 
     bank: Bank
@@ -68,6 +89,16 @@ class Subject:
     prompts: PromptEmbeddings | None
     without_prompts: str | None
     overlap: int
+    seen_known: bool
+    weights: str
+
+    @property
+    def identity(self) -> str:
+        """What no other bank, table or adaptor has: part of the place of its cells."""
+        info = self.bank.info
+        keys = [stored.token_key for stored in (info.images, info.texts) if stored is not None]
+        digest = hashlib.sha256(" ".join([*keys, info.rows_file_sha256, self.weights]).encode())
+        return f"{self.rows.truth.encoder}-{digest.hexdigest()[:12]}"
 
 
 def prepare(bank: Bank, run: Path, settings: StudySettings) -> Subject:
@@ -84,35 +115,40 @@ def prepare(bank: Bank, run: Path, settings: StudySettings) -> Subject:
     """
     adaptor = Adaptor.from_pretrained(run, load_encoders=False)
     _check_tokens(bank, adaptor, run)
-    seen = read_seen(run) | read_seen(run.parent)
-    rows = study_rows(bank, seen=seen, allow_overlap=settings.allow_overlap)
+    said = read_seen(run)
+    rows = study_rows(bank, seen=said or (), allow_overlap=settings.allow_overlap)
     prompts, reason = embed_prompts(adaptor, rows.truth, settings.prompts)
-    return Subject(bank, adaptor, rows, prompts, reason, overlap_of(bank, rows.test, seen))
-
-
-def run_cells(subject: Subject, settings: StudySettings, out: Path, progress: Progress) -> list[Cell]:
-    """Compute every cell that is not on disk yet, and return all of them.
-
-    Args:
-        subject: Bank and adaptor.
-        settings: What to run over.
-        out: Study folder.
-        progress: Called with what is done, its number and the number of all cells.
-    """
-    return cells_of(subject, settings, out, _arms(subject, settings), progress)
+    return Subject(
+        bank=bank,
+        adaptor=adaptor,
+        rows=rows,
+        prompts=prompts,
+        without_prompts=reason,
+        overlap=overlap_of(bank, rows.judged, said or ()),
+        seen_known=said is not None,
+        weights=hashlib.sha256((find_adaptor(run) / TENSOR_FILE).read_bytes()).hexdigest(),
+    )
 
 
 def cells_of(
     subject: Subject, settings: StudySettings, out: Path, makers: Mapping[str, Callable[[], Arm]], progress: Progress
 ) -> list[Cell]:
-    """Compute the cells of any arms, each made when it is first needed; what is on disk is not computed again."""
-    rows, names = subject.rows, subject.rows.truth.names
+    """Compute the cells of arms; what is on disk is not computed again.
+
+    Args:
+        subject: Bank and adaptor.
+        settings: What to run over.
+        out: Study folder.
+        makers: Arms by name, each made when it is first needed.
+        progress: Called with what is done, its number and the number of all cells.
+    """
+    rows = subject.rows
     made: dict[str, Arm] = {}
     cells: list[Cell] = []
     wanted = [(arm, f, s) for f in sorted(settings.fractions) for s in range(settings.seeds) for arm in makers]
     for number, (arm, fraction, seed) in enumerate(wanted):
         progress(f"{arm}, {fraction:g}, seed {seed}", number, len(wanted))
-        path = cell_path(out, rows.truth.encoder, arm, fraction, seed)
+        path = cell_path(out, subject.identity, arm, fraction, seed)
         cell = read_cell(path)
         if cell is None:
             if arm not in made:
@@ -125,7 +161,7 @@ def cells_of(
                 fraction=fraction,
                 seed=seed,
                 probabilities=outcome.probabilities.astype(np.float64),
-                reasons={names[index]: reason for index, reason in outcome.reasons.items()},
+                reasons=_reasons(rows.truth, outcome),
                 n_train=len(places),
                 n_positive=rows.positives(places),
                 trainable_parameters=outcome.trainable_parameters,
@@ -166,7 +202,12 @@ def fresh_fusion(subject: Subject, seed: int) -> Fusion:
     return fusion.eval()
 
 
-def _arms(subject: Subject, settings: StudySettings) -> dict[str, Callable[[], Arm]]:
+def arms_of(subject: Subject, settings: StudySettings) -> dict[str, Callable[[], Arm]]:
+    """The arms of the settings that can run on a subject, each made when it is first needed.
+
+    Raises:
+        InputError: If none is left.
+    """
     fusion = subject.adaptor.fusion
     arms = adaptor_arms(
         subject.rows,
@@ -176,11 +217,19 @@ def _arms(subject: Subject, settings: StudySettings) -> dict[str, Callable[[], A
         prior=None if subject.prompts is None else subject.prompts.directions.numpy(),
         trained=trainable_parameters(fusion),
     )
-    unknown = [name for name in settings.arms if name not in {*arms, *ARMS}]
-    if unknown:
-        expected = f"names among {', '.join([*ARMS, 'adaptor-head'])}"
-        raise InputError(sentence("arms", expected=expected, got=", ".join(unknown), fix="Check the spelling."))
-    return {name: arms[name] for name in settings.arms if name in arms}
+    chosen = {name: arms[name] for name in settings.arms if name in arms}
+    if not chosen:
+        got, fix = "only arms that need prompts", f"There are none, because {subject.without_prompts}"
+        raise InputError(sentence("arms", expected="an arm that can run", got=got, fix=fix))
+    return chosen
+
+
+def _reasons(truth: Truth, outcome: Outcome) -> dict[str, str]:
+    """Reasons by label; where no class can be told from another, one reason for the whole cell."""
+    reasons = {truth.names[index]: reason for index, reason in outcome.reasons.items()}
+    if truth.kind == "multiclass" and len(reasons) == len(truth.names):
+        return {"all": next(iter(reasons.values()))}
+    return reasons
 
 
 def _check_tokens(bank: Bank, adaptor: Adaptor, run: Path) -> None:

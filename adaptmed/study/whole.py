@@ -12,7 +12,7 @@ from adaptmed.model import trainable_parameters
 from adaptmed.saving import library_versions
 from adaptmed.study.pictures import maps_of, retrieval_examples
 from adaptmed.study.report import write_report
-from adaptmed.study.run import Progress, StudySettings, Subject, prepare, results_of, run_cells
+from adaptmed.study.run import Progress, StudySettings, Subject, arms_of, cells_of, prepare, results_of
 from adaptmed.study.statistics import write_json
 from adaptmed.tasks.run_folder import open_run
 
@@ -49,13 +49,21 @@ def study(
         fix = "Repeat --adaptor once per bank, in the same order."
         raise InputError(sentence("adaptor", expected=f"{len(banks)} runs, one per bank", got=len(runs), fix=fix))
     subjects = [prepare(bank, run, settings) for bank, run in zip(banks, runs, strict=True)]
-    open_run(out, _config(subjects, runs, settings))
+    _check_distinct(subjects)
+    makers = [arms_of(subject, settings) for subject in subjects]
+    open_run(out, _config(subjects, settings))
     results: dict[str, Any] = {}
-    for subject in subjects:
-        found = results_of(subject, run_cells(subject, settings, out, progress), settings)
+    for subject, arms in zip(subjects, makers, strict=True):
+        found = results_of(subject, cells_of(subject, settings, out, arms, progress), settings)
         for name, rows in found.items():
             results.setdefault(name, []).extend(rows)
-    results["settings"] = {"fractions": list(settings.fractions), "seeds": settings.seeds, "arms": list(settings.arms)}
+    results["settings"] = {
+        "fractions": list(settings.fractions),
+        "seeds": settings.seeds,
+        "arms": list(settings.arms),
+        "allow_overlap": settings.allow_overlap,
+        "overlapping_test_patients": sum(subject.overlap for subject in subjects),
+    }
     write_json(out / "results.json", results)
     write_report(
         out / "report.html",
@@ -68,14 +76,19 @@ def study(
     return results
 
 
-def _config(subjects: Sequence[Subject], runs: Sequence[Path], settings: StudySettings) -> dict[str, object]:
-    tokens = [
-        [stored.token_key for stored in (subject.bank.info.images, subject.bank.info.texts) if stored is not None]
-        for subject in subjects
-    ]
-    weights = [run.resolve() for run in runs]
+def _check_distinct(subjects: Sequence[Subject]) -> None:
+    """Tables and curves are drawn per dataset and encoder pair; two banks of one pair would be mixed up."""
+    names = [(subject.rows.truth.dataset, subject.rows.truth.encoder) for subject in subjects]
+    for name in names:
+        if names.count(name) > 1:
+            got, fix = f"{' with '.join(name)} twice", "Study them into two --out folders."
+            raise InputError(sentence("banks", expected="other data or other encoders each", got=got, fix=fix))
+
+
+def _config(subjects: Sequence[Subject], settings: StudySettings) -> dict[str, object]:
+    """Everything that decides a cell, so that no cell of another adaptor or table is taken for this study's."""
     facts = json.loads(json.dumps(asdict(settings)))
-    return {"command": "study", "tokens": tokens, "runs": [str(path) for path in weights], **facts}
+    return {"command": "study", "subjects": [subject.identity for subject in subjects], **facts}
 
 
 def _cautions(subjects: Sequence[Subject]) -> list[str]:
@@ -85,6 +98,11 @@ def _cautions(subjects: Sequence[Subject]) -> list[str]:
         if subject.overlap:
             cautions.append(
                 f"{encoder}: {subject.overlap} test patients were seen in training; the numbers are too good."
+            )
+        if not subject.seen_known:
+            cautions.append(
+                f"{encoder}: which patients the adaptor was trained on is not known, because it is not in its run "
+                "folder; nobody checked that no test patient is among them."
             )
         if not subject.bank.info.has_patients:
             cautions.append(f"{encoder}: the table has no patient column, every row is taken as its own patient.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from adaptmed.bank import Bank
@@ -82,9 +82,14 @@ def zero_shot_cell(fusion: Fusion, bank: Bank, rows: StudyRows, prompts: PromptE
     return Cell("zero-shot", 0.0, 0, probabilities.double().numpy(), {}, 0, none, 0, 0.0)
 
 
+def paired_rows(bank: Bank, rows: StudyRows) -> Int[np.ndarray, " n"]:
+    """Test images that have a text; retrieval needs no labels."""
+    return rows.judged[bank.rows["text_index"].to_numpy()[rows.judged] >= 0]
+
+
 def retrieval_sets(fusion: Fusion, bank: Bank, rows: StudyRows) -> RetrievalSets | None:
-    """Embed the test images and their distinct texts; ``None`` when no test image has a text."""
-    paired = rows.test[bank.rows["text_index"].to_numpy()[rows.test] >= 0]
+    """Embed the test images, labelled or not, and their distinct texts; ``None`` when no test image has a text."""
+    paired = paired_rows(bank, rows)
     if not len(paired):
         return None
     images, texts = (embed_rows(fusion, bank, paired, modality=side) for side in ("image", "text"))
@@ -96,7 +101,7 @@ def retrieval_of(
 ) -> list[dict[str, Any]]:
     """Retrieve reports by images and images by reports, for every arm that has both in one space."""
     found: list[dict[str, Any]] = []
-    paired = rows.test[bank.rows["text_index"].to_numpy()[rows.test] >= 0]
+    paired = paired_rows(bank, rows)
     patients = bank.rows["patient"].astype(str).to_numpy(object)[paired]
     for arm, fusion in fusions.items():
         sets = retrieval_sets(fusion, bank, rows)

@@ -1,18 +1,20 @@
 """A whole study on a tiny bank: what it writes, resumes, refuses, and that arms share their fractions."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from adaptmed import methods
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.study.rows import study_rows
-from adaptmed.study.run import StudySettings, fresh_fusion, prepare, run_cells
+from adaptmed.study.run import StudySettings, arms_of, cells_of, fresh_fusion, prepare
 from adaptmed.study.whole import study
-from adaptmed.tasks.pretrain import pretrain
+from adaptmed.tasks.pretrain import fresh_adaptor, pairs_of, pretrain
 from tests.tiny_bank import write_tiny_bank
 
 SETTINGS = StudySettings(fractions=(0.3, 1.0), seeds=2, replicates=50)
@@ -67,10 +69,34 @@ def test_another_configuration_is_refused(made):
         study([bank], [folder / "run"], folder / "out", settings=replace(SETTINGS, seeds=3))
 
 
+def test_cells_of_another_adaptor_in_the_same_place_are_not_taken(made, tmp_path):
+    folder, bank, _ = made
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    few = replace(SETTINGS, seeds=1, fractions=(1.0,), arms=("frozen",))
+    study([bank], [run], tmp_path / "out", settings=few)
+    tensors = load_file(run / "adaptor" / "adaptor.safetensors")
+    save_file(
+        {name: np.asarray(2 * tensor) for name, tensor in tensors.items()}, run / "adaptor" / "adaptor.safetensors"
+    )
+    with pytest.raises(InputError, match="subjects: "):
+        study([bank], [run], tmp_path / "out", settings=few)
+
+
+def test_the_report_says_when_the_patients_of_the_training_are_not_known(made, tmp_path):
+    folder, bank, _ = made
+    few = replace(SETTINGS, seeds=1, fractions=(1.0,), arms=("frozen",))
+    shutil.copytree(folder / "run" / "adaptor", tmp_path / "alone")
+    for run, known in ((folder / "run" / "adaptor", True), (tmp_path / "alone", False)):
+        study([bank], [run], tmp_path / f"out-{known}", settings=few)
+        page = (tmp_path / f"out-{known}" / "report.html").read_text()
+        assert ("which patients the adaptor was trained on is not known" in page) is not known
+
+
 def test_every_arm_trains_on_the_same_rows_of_a_fraction(made):
     folder, bank, _ = made
     subject = prepare(bank, folder / "run", SETTINGS)
-    cells = run_cells(subject, SETTINGS, folder / "out", lambda *_: None)
+    cells = cells_of(subject, SETTINGS, folder / "out", arms_of(subject, SETTINGS), lambda *_: None)
     for fraction in (0.3, 1.0):
         for seed in (0, 1):
             chosen = [c for c in cells if c.fraction == fraction and c.seed == seed]
@@ -86,6 +112,8 @@ def test_untrained_weights_differ_by_seed_and_not_from_the_start_of_training(mad
     first, again, other = (fresh_fusion(subject, seed).image_project.weight for seed in (0, 0, 1))
     assert np.array_equal(first.detach(), again.detach())
     assert not np.array_equal(first.detach(), other.detach())
+    start = fresh_adaptor(bank, METHOD, pairs_of(bank, "train"), seed=0).fusion.image_project.weight
+    assert np.array_equal(first.detach(), start.detach())
 
 
 def test_test_patients_that_a_run_has_seen_are_refused_unless_allowed(made, tmp_path):
@@ -97,7 +125,12 @@ def test_test_patients_that_a_run_has_seen_are_refused_unless_allowed(made, tmp_
         prepare(swapped, folder / "run", SETTINGS)
     allowed = replace(SETTINGS, allow_overlap=True, seeds=1, fractions=(1.0,), arms=("frozen",))
     study([swapped], [folder / "run"], tmp_path / "out", settings=allowed)
-    assert "48 test patients were seen in training" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "48 test patients were seen in training; the numbers are too good" in page
+    assert "Mean AUROC (48 test patients were seen in training)" in page
+    assert "mean AUROC (48 test patients were seen in training)" in page  # the axis of the curve
+    written = json.loads((tmp_path / "out" / "results.json").read_text())["settings"]
+    assert (written["allow_overlap"], written["overlapping_test_patients"]) == (True, 48)
 
 
 def test_a_bank_of_other_encoders_is_refused(made):
@@ -108,10 +141,65 @@ def test_a_bank_of_other_encoders_is_refused(made):
         prepare(foreign, folder / "run", SETTINGS)
 
 
-def test_unknown_arms_are_refused(made, tmp_path):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"arms": ("magic",)}, r"names among frozen.*but got magic"),
+        ({"arms": ()}, r"`arms`.*but got none"),
+        ({"arms": ("frozen", "frozen")}, r"distinct names among"),
+        ({"fractions": (0.1, 0.1)}, r"`fractions`: expected distinct shares in \(0, 1\]"),
+        ({"fractions": (0.0, 1.0)}, r"`fractions`"),
+        ({"fractions": ()}, r"`fractions`"),
+        ({"seeds": 0}, r"`seeds`: expected at least 1, but got 0"),
+        ({"replicates": 0}, r"`replicates`"),
+    ],
+)
+def test_settings_that_make_no_study_are_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        replace(SETTINGS, **wrong)
+
+
+def test_an_arm_that_cannot_run_leaves_the_folder_free_for_another_try(made, tmp_path):
     folder, bank, _ = made
-    with pytest.raises(InputError, match=r"names among frozen.*but got magic"):
-        study([bank], [folder / "run"], tmp_path / "out", settings=replace(SETTINGS, arms=("magic",)))
+    alone = replace(SETTINGS, arms=("text-informed probe",))
+    with pytest.raises(InputError, match="an arm that can run, but got only arms that need prompts"):
+        study([bank], [folder / "run"], tmp_path / "out", settings=alone)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_datasets_of_the_same_encoders_keep_their_own_cells(made, tmp_path):
+    folder, bank, _ = made
+    few = replace(SETTINGS, seeds=1, fractions=(1.0,), arms=("frozen",))
+    other = write_tiny_bank(tmp_path / "bank", pairs=120, seed=5)
+    pretrain(other, METHOD, tmp_path / "run", device="cpu")
+    with pytest.raises(InputError, match=r"other data or other encoders each, but got m.csv with .* twice"):
+        study([bank, other], [folder / "run", tmp_path / "run"], tmp_path / "out", settings=few)
+    other.info = replace(other.info, manifest="n.csv")
+    both = study([bank, other], [folder / "run", tmp_path / "run"], tmp_path / "both", settings=few)
+    alone = study([other], [tmp_path / "run"], tmp_path / "alone", settings=few)
+    second = {(r["metric"], r["label"]): r["value"] for r in both["records"] if r["dataset"] == "n.csv"}
+    assert second == {(r["metric"], r["label"]): r["value"] for r in alone["records"]}
+    assert second != {(r["metric"], r["label"]): r["value"] for r in both["records"] if r["dataset"] == "m.csv"}
+
+
+def test_retrieval_needs_no_labels(made, tmp_path):
+    folder, bank, results = made
+    unlabelled = Bank.open(bank.folder)
+    test = unlabelled.rows.index[unlabelled.rows["split"] == "test"]
+    unlabelled.rows.loc[test[8:], ["a", "b"]] = np.nan
+    few = replace(SETTINGS, seeds=1, fractions=(1.0,), arms=("frozen",))
+    found = study([unlabelled], [folder / "run"], tmp_path / "out", settings=few)["retrieval"]
+    assert {row["n_queries"] for row in found} == {row["n_queries"] for row in results["retrieval"]} == {len(test)}
+
+
+@pytest.mark.parametrize("name", ["macro", "all"])
+def test_labels_named_like_a_mean_are_refused(made, name):
+    _, bank, _ = made
+    taken = Bank.open(bank.folder)
+    taken.rows[name] = taken.rows["a"]
+    taken.info = replace(taken.info, labels=("b", name))
+    with pytest.raises(InputError, match=rf"other label names than macro and all.*but got {name}"):
+        study_rows(taken)
 
 
 def test_one_run_per_bank(made, tmp_path):
@@ -130,6 +218,19 @@ def test_classes_are_studied_too(made, tmp_path):
     )
     metrics = {record["metric"] for record in results["records"]}
     assert {"accuracy", "balanced_accuracy", "auroc", "ece"} <= metrics
+
+
+@pytest.mark.parametrize("arm", ["frozen", "adaptor-trained"])
+def test_a_fraction_of_one_class_is_undefined_with_its_reason(made, tmp_path, arm):
+    folder, bank, _ = made
+    several = Bank.open(bank.folder)
+    several.rows["class"] = np.where(several.rows["split"] == "train", 0, several.rows["a"].astype(int))
+    several.info = replace(several.info, class_column="class", classes=("none", "one"))
+    few = replace(SETTINGS, fractions=(0.3,), seeds=1, arms=(arm,))
+    records = study([several], [folder / "run"], tmp_path / "out", settings=few)["records"]
+    assert records
+    assert {row["value"] for row in records} == {None}
+    assert all("fewer than two classes" in row["reason"] for row in records)
 
 
 def test_a_bank_without_labels_is_refused(made):
