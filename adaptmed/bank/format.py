@@ -1,14 +1,14 @@
-"""What stands on disk: file names, the plan a bank is made by, the facts a whole bank states, hashes, safe writing."""
+"""What stands on disk: file names, the plan a bank is made by, the facts a whole bank states."""
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from adaptmed.bank.files import other_form, read_json
+from adaptmed.errors import BankError, sentence
 from adaptmed.types import Preprocessing
 
 SCHEMA = 1
@@ -67,6 +67,7 @@ class Plan:
         dtype: Of the stored features.
         precision: Of the computation, ``bf16`` or ``fp32``.
         shard_size: Distinct images or texts per shard.
+        images_sha256: Of the number of each row's distinct image, so that links that lead elsewhere are another plan.
         schema: Version of this format.
     """
 
@@ -78,6 +79,7 @@ class Plan:
     dtype: str = "float16"
     precision: str = "bf16"
     shard_size: int = 256
+    images_sha256: str = ""
     schema: int = SCHEMA
 
     def key(self, kind: Kind) -> str | None:
@@ -118,8 +120,16 @@ class Shard:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read the json beside a shard."""
-        return cls.from_dict(read_json(path))
+        """Read the json beside a shard.
+
+        Raises:
+            BankError: It is missing, cut or of another form.
+        """
+        facts = read_json(path)
+        try:
+            return cls.from_dict(facts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise other_form(path, "the facts of a shard", error) from error
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> Self:
@@ -205,6 +215,23 @@ class BankInfo:
         return tuple(shard for shard in self.shards if Path(shard.file).name.startswith(kind))
 
     @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read ``bank.json``.
+
+        Raises:
+            BankError: It is missing or cut, or of another schema or form.
+        """
+        facts = read_json(path)
+        if facts.get("schema") != SCHEMA:
+            fix = "Run `adaptmed embed` again into another --out."
+            got = facts.get("schema")
+            raise BankError(sentence(str(path), expected=f"bank schema {SCHEMA}", got=got, fix=fix))
+        try:
+            return cls.from_dict(facts)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise other_form(path, "the facts of a bank", error) from error
+
+    @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> Self:
         """Build from plain json values."""
         images, texts = facts["images"], facts["texts"]
@@ -221,39 +248,3 @@ def _stored_images(facts: Mapping[str, Any]) -> StoredImages:
     how = facts["preprocessing"]
     how = {name: tuple(value) if isinstance(value, list) else value for name, value in how.items()}
     return StoredImages(**{**facts, "preprocessing": Preprocessing(**how), "grid": tuple(facts["grid"])})
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; when the block ends well it is synced to disk and renamed into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    yield temporary
-    _sync(temporary)
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_json(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write a json file whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """Read a json file."""
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -106,7 +106,7 @@ def to_stored(values: Float[Tensor, "*shape"], dtype: DType) -> Float[Tensor, "*
         >>> to_stored(torch.tensor([1e6]), "float16")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        adaptmed.errors.BankError: `dtype`: expected ... but got 1e+06. Use --dtype bfloat16.
+        adaptmed.errors.BankError: `dtype`: expected ... but got 1e+06. Use --dtype bfloat16 into another --out, ...
     """
     stored = values.to(DTYPES[dtype])
     if bool(torch.isfinite(stored).all()):
@@ -114,8 +114,9 @@ def to_stored(values: Float[Tensor, "*shape"], dtype: DType) -> Float[Tensor, "*
     largest = values.float().abs().max().item()
     if bool(torch.isfinite(values).all()):
         expected = f"features within the range of {dtype} (65504)"
-        raise BankError(sentence("dtype", expected=expected, got=f"{largest:.6g}", fix="Use --dtype bfloat16."))
-    fix = "Use --precision fp32, or another encoder."
+        fix = "Use --dtype bfloat16 into another --out, or delete this one."
+        raise BankError(sentence("dtype", expected=expected, got=f"{largest:.6g}", fix=fix))
+    fix = "Use --precision fp32 or another encoder, into another --out, or delete this one."
     raise BankError(sentence("encoder", expected="finite features", got=largest, fix=fix))
 
 

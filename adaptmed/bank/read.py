@@ -6,12 +6,13 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptmed.bank.format import INFO, PLAN, ROWS, SCHEMA, BankInfo, Kind, read_json
+from adaptmed.bank.format import INFO, PLAN, ROWS, BankInfo, Kind
 from adaptmed.bank.mapped import MappedShards
 from adaptmed.errors import BankError, sentence
 from adaptmed.types import Batch, Tokens
@@ -39,20 +40,16 @@ class Bank:
         """Open a whole bank; only its json and its rows are read.
 
         Raises:
-            BankError: There is no bank, it is not whole, a shard is missing or cut, or it has another schema.
+            BankError: There is no bank, it is not whole, a file of it is missing or cut, or it has another schema.
         """
         folder = Path(folder)
         if not (folder / INFO).exists():
             got = "one that was not finished" if (folder / PLAN).exists() else "no bank.json"
             fix = "Run the same `adaptmed embed` again to finish it." if got != "no bank.json" else "Check the path."
             raise BankError(sentence(str(folder), expected="a whole bank", got=got, fix=fix))
-        facts = read_json(folder / INFO)
-        if facts["schema"] != SCHEMA:
-            fix = "Run `adaptmed embed` again into another --out."
-            raise BankError(sentence(str(folder), expected=f"bank schema {SCHEMA}", got=facts["schema"], fix=fix))
-        info = BankInfo.from_dict(facts)
+        info = BankInfo.read(folder / INFO)
         _require_shards(folder, info)
-        return cls(folder, info, pd.read_parquet(folder / ROWS))
+        return cls(folder, info, _read_rows(folder))
 
     def __len__(self) -> int:
         return self.info.rows
@@ -166,11 +163,22 @@ class Bank:
         return BankError(sentence(str(self.folder), expected=f"a bank that holds {part}", got="none of them", fix=fix))
 
 
+def _read_rows(folder: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(folder / ROWS)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        expected, got = "the rows of the bank", f"{type(error).__name__}: {str(error)[:200]}"
+        raise BankError(sentence(str(folder / ROWS), expected=expected, got=got, fix=_again(folder))) from error
+
+
 def _require_shards(folder: Path, info: BankInfo) -> None:
     for shard in info.shards:
         path = folder / f"{shard.file}.safetensors"
         size = path.stat().st_size if path.exists() else 0
         if size != shard.size_bytes:
             expected, got = f"a shard of {shard.size_bytes} bytes", f"{size} bytes"
-            fix = f"Delete {folder / INFO} and run the same `adaptmed embed` again: it writes what is missing."
-            raise BankError(sentence(str(path), expected=expected, got=got, fix=fix))
+            raise BankError(sentence(str(path), expected=expected, got=got, fix=_again(folder)))
+
+
+def _again(folder: Path) -> str:
+    return f"Delete {folder / INFO} and run the same `adaptmed embed` again: it writes what is missing."

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from adaptmed.bank.files import sha256_of, write_json, written_whole
 from adaptmed.bank.format import (
     INFO,
     REJECTS,
@@ -18,9 +19,6 @@ from adaptmed.bank.format import (
     Shard,
     StoredImages,
     StoredTexts,
-    sha256_of,
-    write_json,
-    written_whole,
 )
 from adaptmed.bank.layout import Layout
 from adaptmed.bank.write import read_shards
@@ -129,7 +127,10 @@ def _stored_texts(plan: Plan, shards: tuple[Shard, ...]) -> StoredTexts | None:
 def _notes(plan: Plan, images: StoredImages | None, texts: StoredTexts | None, rejected: int) -> list[str]:
     notes, layout = [], Layout.parse(plan.layout)
     if rejected:
-        notes.append(f"{rejected} rows were left out, see {REJECTS}.")
+        notes.append(
+            f"{rejected} rows were left out, see {REJECTS}. The same `adaptmed embed` again takes in images that were "
+            "mended since; a mended table needs another --out."
+        )
     if images is not None and layout.kind == "grid" and min(images.grid) < layout.size:
         grid = " x ".join(map(str, images.grid))
         notes.append(f"The encoder's grid is kept at {grid}: it is smaller than {layout.size} x {layout.size}.")

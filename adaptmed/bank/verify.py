@@ -7,13 +7,14 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adaptmed.bank.format import INFO, ROWS, BankInfo, Shard, read_json, sha256_of
+from adaptmed.bank.files import sha256_of
+from adaptmed.bank.format import INFO, ROWS, BankInfo, Shard
 from adaptmed.bank.layout import DTYPES
 from adaptmed.errors import BankError, sentence
 
 
 def verify(folder: str | Path) -> list[str]:
-    """Compare every shard and the rows with what ``bank.json`` says.
+    """Compare every shard and the rows with what ``bank.json`` says, if that can be read.
 
     Returns:
         One line per damaged file, beginning with its path inside the bank; empty when the bank is sound.
@@ -25,7 +26,10 @@ def verify(folder: str | Path) -> list[str]:
     if not (folder / INFO).exists():
         fix = "Run `adaptmed embed` first, or again to finish."
         raise BankError(sentence(str(folder), expected="a whole bank", got="no bank.json", fix=fix))
-    info = BankInfo.from_dict(read_json(folder / INFO))
+    try:
+        info = BankInfo.read(folder / INFO)
+    except BankError as error:
+        return [str(error).replace(f"`{folder / INFO}`", INFO, 1).rstrip(".")]
     return list(_damages(folder, info))
 
 

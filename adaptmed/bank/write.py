@@ -12,18 +12,8 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adaptmed.bank.format import (
-    INFO,
-    PLAN,
-    SHARDS,
-    Kind,
-    Plan,
-    Shard,
-    read_json,
-    sha256_of,
-    write_json,
-    written_whole,
-)
+from adaptmed.bank.files import read_json, sha256_of, write_json, written_whole
+from adaptmed.bank.format import INFO, PLAN, SHARDS, Kind, Plan, Shard
 from adaptmed.errors import BankError, sentence
 from adaptmed.types import TokenIds, Tokens
 
@@ -39,16 +29,31 @@ def begin(folder: Path, plan: Plan) -> bool:
         True when the bank is whole already and nothing is left to write.
 
     Raises:
-        BankError: The folder was begun by another plan (both values are named), or holds other files.
+        BankError: As of ``is_whole``.
     """
-    path = folder / PLAN
-    if path.exists():
-        _refuse_foreign(folder, read_json(path), json.loads(json.dumps(plan.as_dict())))
-        return (folder / INFO).exists()
-    if folder.exists() and any(entry.name != PLAN + ".part" for entry in folder.iterdir()):
-        fix = "Choose another --out."
-        raise BankError(sentence(str(folder), expected="a bank or an empty folder", got="other files", fix=fix))
-    write_json(path, plan.as_dict())
+    whole = is_whole(folder, plan)
+    if not whole:
+        write_json(folder / PLAN, plan.as_dict())
+    return whole
+
+
+def is_whole(folder: Path, plan: Plan) -> bool:
+    """Tell whether the bank of this plan is whole already; nothing is written.
+
+    A plan in a folder without a whole shard binds nobody yet: it may be replaced.
+
+    Raises:
+        BankError: The folder was begun by another plan (both values are named), holds other files, or is a file.
+    """
+    if (folder / PLAN).exists():
+        whole = (folder / INFO).exists()
+        if whole or any(_is_whole(record.with_suffix("")) for record in (folder / SHARDS).glob("*.json")):
+            _refuse_foreign(folder, json.loads(json.dumps(plan.as_dict())))
+        return whole
+    file = folder.exists() and not folder.is_dir()
+    if file or (folder.exists() and any(entry.name != PLAN + ".part" for entry in folder.iterdir())):
+        got, fix = "a file" if file else "other files", "Choose another --out."
+        raise BankError(sentence(str(folder), expected="a bank or an empty folder", got=got, fix=fix))
     return False
 
 
@@ -74,6 +79,21 @@ def pending_shards(folder: Path, kind: Kind, *, count: int, shard_size: int) -> 
     """List the shards that are not whole yet: their number and the distinct images or texts they shall hold."""
     spans = [range(start, min(start + shard_size, count)) for start in range(0, count, shard_size)]
     return [(number, span) for number, span in enumerate(spans) if not _is_whole(folder / _stem(kind, number))]
+
+
+def rejected_images(folder: Path) -> dict[int, list[int]]:
+    """Return the numbers of the distinct images that the whole shards left out, by the number of the shard."""
+    records = sorted(path.with_suffix("") for path in (folder / SHARDS).glob("image-*.json"))
+    shards = [(int(stem.name.removeprefix("image-")), stem) for stem in records if _is_whole(stem)]
+    rejects = {number: Shard.read(stem.with_suffix(".json")).rejects for number, stem in shards}
+    return {number: [item for item, _ in left_out] for number, left_out in rejects.items() if left_out}
+
+
+def reopen(folder: Path, numbers: Iterable[int]) -> None:
+    """Make shards of images pending again; the bank is not whole until it is sealed anew."""
+    (folder / INFO).unlink(missing_ok=True)
+    for number in numbers:
+        (folder / f"{_stem('image', number)}.json").unlink()
 
 
 def write_image_shard(
@@ -148,18 +168,22 @@ def _stem(kind: Kind, number: int) -> str:
 
 
 def _is_whole(stem: Path) -> bool:
-    shard, record = stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
-    return record.exists() and shard.exists() and shard.stat().st_size == Shard.read(record).size_bytes
+    shard = stem.with_name(stem.name + ".safetensors")
+    try:
+        stated = Shard.read(stem.with_name(stem.name + ".json"))
+    except BankError:
+        return False
+    return shard.exists() and shard.stat().st_size == stated.size_bytes
 
 
-def _refuse_foreign(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    there, here = _flat(stored), _flat(asked)
+def _refuse_foreign(folder: Path, asked: Mapping[str, Any]) -> None:
+    fix = f"Choose another --out, or delete {folder}."
+    there, here = _flat(read_json(folder / PLAN, fix=fix)), _flat(asked)
     for_people = (".name", ".parameters")
     differing = [name for name in there if there[name] != here.get(name, there[name]) and not name.endswith(for_people)]
     if differing:
         expected = ", ".join(f"{name} = {there.get(name)}" for name in differing)
         got = ", ".join(f"{name} = {here.get(name)}" for name in differing)
-        fix = f"Choose another --out, or delete {folder}."
         raise BankError(sentence(f"{folder / PLAN}", expected=expected, got=got, fix=fix))
 
 

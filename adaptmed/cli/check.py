@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from adaptmed.data.check import CheckReport
+    from adaptmed.types import TextEncoder, TokenIds
 
 _SHOWN_REJECTS = 20
 _SHOWN_CHARACTERS = 60
@@ -43,7 +45,8 @@ def check(
         labels: Label columns; by default all columns with only 0, 1 and blank.
         class_column: Column whose values are class names.
         uncertain: What a -1 in a label column means: ignore it, or read it as zero or one.
-        text_encoder: Count the texts that this encoder would cut, for example bundled:minilm-l6.
+        text_encoder: Count the distinct texts that `adaptmed embed` with this encoder would cut by default, for example
+            bundled:minilm-l6.
         read_images: Open every image; without it only missing files are found.
         rejects: Write the rows that would be left out, with their reasons, to this jsonl file.
         strict: Exit with code 1 when any row would be left out.
@@ -55,22 +58,40 @@ def check(
 
     console = Console()
     table = Manifest.read(manifest, labels=labels, class_column=class_column, uncertain=uncertain)
-    tokenize = None
-    if text_encoder is not None:
-        from adaptmed.encoders import load_text_encoder
-
-        tokenize = load_text_encoder(text_encoder).tokenize
+    cutter = None if text_encoder is None else _Cutter.of(text_encoder)
     with _progress(console) as progress:
-        report = check_manifest(table, read_images=read_images, tokenize=tokenize, progress=progress)
+        report = check_manifest(table, read_images=read_images, tokenize=cutter, progress=progress)
     _show_columns(console, report)
     _show_counts(console, report)
-    _show_texts(console, report)
+    _show_texts(console, report, cutter)
     _show_faults(console, report)
     if rejects is not None:
         _write(rejects, report)
     if strict and report.rejects:
         fix = "Mend or remove the rows listed above."
         raise InputError(sentence(str(manifest), expected="no rejects", got=len(report.rejects), fix=fix))
+
+
+@dataclass
+class _Cutter:
+    """Tokenises distinct texts as ``adaptmed embed`` does by default, and counts those that lose their end."""
+
+    encoder: "TextEncoder"
+    limit: int
+    cut: int = 0
+
+    @classmethod
+    def of(cls, name: str) -> "_Cutter":
+        from adaptmed.encoders import load_text_encoder
+        from adaptmed.records import DEFAULT_MAX_TOKENS
+
+        encoder = load_text_encoder(name)
+        return cls(encoder, min(encoder.max_tokens, DEFAULT_MAX_TOKENS))
+
+    def __call__(self, texts: list[str]) -> "TokenIds":
+        ids = self.encoder.tokenize(texts, self.limit)
+        self.cut += int(ids.truncated.sum())
+        return ids
 
 
 @contextmanager
@@ -99,7 +120,7 @@ def _show_counts(console: "Console", report: "CheckReport") -> None:
     _table(console, "balance", ("label", "split", "positive", "negative", "not labelled"), counts)
 
 
-def _show_texts(console: "Console", report: "CheckReport") -> None:
+def _show_texts(console: "Console", report: "CheckReport", cutter: _Cutter | None) -> None:
     rows = []
     if report.texts:
         rows.append(("texts", f"{report.texts}, {report.distinct_texts} of them distinct"))
@@ -107,8 +128,9 @@ def _show_texts(console: "Console", report: "CheckReport") -> None:
         text = report.most_frequent_text
         short = text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
         rows.append(("most frequent", f"{report.most_frequent_count} times: {short}"))
-    if report.truncated is not None:
-        rows.append(("truncated", f"{report.truncated:.1%} of the texts lose their end"))
+    if cutter is not None and report.distinct_texts:
+        share = cutter.cut / report.distinct_texts
+        rows.append(("truncated", f"{share:.1%} of the distinct texts lose their end at {cutter.limit} tokens"))
     _table(console, "texts", ("", ""), rows)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from adaptmed.errors import BankError, sentence
+from adaptmed.errors import BankError, InputError, sentence
 
 if TYPE_CHECKING:
     from adaptmed.bank import Bank
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def embed(
-    manifest: Path,
+    manifest: Path | None = None,
     *,
     out: Path,
     image_encoder: str | None = None,
@@ -40,10 +40,12 @@ def embed(
     """Compute every distinct image and text once with frozen encoders and store the tokens as a bank.
 
     Run the same command again after an interruption: it goes on where it stopped. The size is printed before it
-    starts, and the run is refused when the disk is too small. Unreadable images are listed in rejects.jsonl.
+    starts, and the run is refused when the disk is too small. Unreadable images are listed in rejects.jsonl; run the
+    same command again to take them in when they are mended.
 
     Args:
         manifest: Table with one row per image or pair (csv, jsonl, parquet); columns image, text, patient, split, ...
+            Not needed with --verify.
         out: Folder of the bank.
         image_encoder: For example bundled:dinov2-small or timm:vit_small_patch14_dinov2.lvd142m. Without it no image
             tokens are stored.
@@ -61,16 +63,19 @@ def embed(
         batch_size: Items per forward pass.
         shard_size: Images or texts per file; what an interruption can lose at most.
         workers: Threads that read images; one per core up to 8 by default.
-        device: auto, cpu, cuda, cuda:1, ...
+        device: auto, cpu, cuda, cuda:1, ... or mps.
         labels: Label columns; by default all columns with only 0, 1 and blank.
         class_column: Column whose values are class names.
         uncertain: What a -1 in a label column means: ignore it, or read it as zero or one.
-        strict: Stop at the first unreadable image instead of leaving it out.
+        strict: Stop at the first unreadable image instead of leaving it out, or at one that was left out before.
         verify: Compute nothing, only check every file of the bank in --out against its hash.
     """
     if verify:
         _verify(out)
         return
+    if manifest is None:
+        fix = "Pass it as the first argument, or --verify to check the bank in --out."
+        raise InputError(sentence("manifest", expected="the path of a table", got="none", fix=fix))
     from adaptmed.bank import Layout
     from adaptmed.data.manifest import Manifest
     from adaptmed.encoders import load_image_encoder, load_text_encoder
@@ -107,20 +112,18 @@ def _run(
     from adaptmed.bank.format import INFO
     from adaptmed.tasks.embedding import embed, estimate_size
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(
         f"Columns taken: {', '.join(table.taken) or 'none'}; left out: {', '.join(table.left_out) or 'none'}."
     )
-    if (out / INFO).exists():
-        bank = embed(table, images, texts, out, options=options)
-        console.print(f"{out} is whole already: {_summary(bank)}")
-        return
-    size = estimate_size(table, images, texts, options=options)
-    megabytes = f"about {size.total_bytes / 1e6:.1f} MB in {out}"
-    console.print(f"{size.images} distinct images and {size.texts} distinct texts: {megabytes}.")
+    whole = (out / INFO).exists()
+    if not whole:
+        size = estimate_size(table, images, texts, options=options)
+        megabytes = f"about {size.total_bytes / 1e6:.1f} MB in {out}"
+        console.print(f"{size.images} distinct images and {size.texts} distinct texts: {megabytes}.")
     with _ProgressBars() as bars:
         bank = embed(table, images, texts, out, options=options, progress=bars)
-    console.print(f"{out}: {_summary(bank)}")
+    console.print(f"{out}{' is whole already' if whole and not bars.shown else ''}: {_summary(bank)}")
     for note in bank.info.notes:
         console.print(f"Note: {note}")
 
@@ -144,11 +147,11 @@ def _verify(out: Path) -> None:
     if damaged:
         fix = "Delete these files and bank.json, then run the same `adaptmed embed` again: it writes what is missing."
         raise BankError(sentence(str(out), expected="whole files", got="; ".join(damaged), fix=fix))
-    Console(soft_wrap=True, highlight=False).print(f"{out} is sound.")
+    Console(soft_wrap=True, highlight=False, markup=False).print(f"{out} is sound.")
 
 
 class _ProgressBars:
-    """One bar for images, one for texts, with items per second."""
+    """One bar for images, one for texts, with items per second; nothing is shown before there is progress."""
 
     def __enter__(self) -> "_ProgressBars":
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -158,13 +161,20 @@ class _ProgressBars:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn()
         )
         self._tasks: dict[str, TaskID] = {}
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self.shown:
+            self._progress.stop()
+
+    @property
+    def shown(self) -> bool:
+        """Whether anything was computed."""
+        return bool(self._tasks)
 
     def __call__(self, kind: str, done: int, total: int) -> None:
+        if not self.shown:
+            self._progress.start()
         if kind not in self._tasks:
             self._tasks[kind] = self._progress.add_task(f"{kind}s", total=total, speed="")
         task = self._tasks[kind]

@@ -34,5 +34,5 @@ def phantom(out: Path, *, studies: int = 2000, seed: int = 0, image_size_px: int
             progress=lambda done, _: bar.update(task, completed=done),
         )
         bar.update(task, completed=studies)
-    console.print(f"{studies} made-up studies, no medical data: {manifest}", soft_wrap=True, highlight=False)
-    console.print(f"Next: adaptmed check {manifest}", soft_wrap=True, highlight=False)
+    said = f"{studies} made-up studies, no medical data: {manifest}\nNext: adaptmed check {manifest}"
+    console.print(said, soft_wrap=True, highlight=False, markup=False)

@@ -45,6 +45,7 @@ def pretrain(
     from dataclasses import replace
 
     from rich.console import Console
+    from rich.text import Text
 
     from adaptmed import methods
     from adaptmed.bank import Bank
@@ -57,9 +58,10 @@ def pretrain(
     asked = {"weight_image_to_text": weight_image_to_text, "positives": positives, "schedule": schedule}
     chosen = replace(chosen, **{name: value for name, value in asked.items() if value is not None})
 
-    console = Console()
-    console.print(f"Method [bold]{method}[/] ({size}), at least {schedule.epochs} epochs, seed {seed}, into {out}")
+    console = Console(soft_wrap=True)
+    how = f" ({size}), at least {schedule.epochs} epochs, seed {seed}, into {out}"
+    console.print(Text.assemble("Method ", (method, "bold"), how))
     adaptor = train(Bank.open(bank), chosen, out, seed=seed, precision=precision, device=device, progress=True)
     adaptor.print_trainable_parameters()
-    console.print(f"Adaptor at its best epoch: [bold]{out / 'adaptor'}[/]")
-    console.print(f"Next: adaptmed study {bank} --adaptor {out} --out {out}-study")
+    console.print(Text.assemble("Adaptor at its best epoch: ", (str(out / "adaptor"), "bold")))
+    console.print(Text(f"Next: adaptmed study {bank} --adaptor {out} --out {out}-study"))

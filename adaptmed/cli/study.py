@@ -39,6 +39,7 @@ def study(
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.text import Text
 
     from adaptmed.bank import Bank
     from adaptmed.heads.prompts import load_prompts
@@ -54,7 +55,7 @@ def study(
         allow_overlap=allow_overlap,
     )
     console = Console()
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("reading", total=None)
 
@@ -65,21 +66,23 @@ def study(
             [Bank.open(bank) for bank in banks], adaptor, out, settings=settings, examples=examples, progress=show
         )
     print_table(results)
-    console.print(f"Report: [bold]{out / 'report.html'}[/]", soft_wrap=True)
+    console.print(Text.assemble("Report: ", (str(out / "report.html"), "bold")), soft_wrap=True)
 
 
 def print_table(results: dict[str, Any]) -> None:
     """Print the summary over labels: one row per arm, one column per fraction, with intervals."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     summaries = [row for row in results["summaries"] if row["label"] in ("macro", "all") and row["metric"] == "auroc"]
     fractions = sorted({row["fraction"] for row in summaries})
     for encoder in dict.fromkeys(row["encoder"] for row in summaries):
-        table = Table("arm", *(f"{fraction:.0%} of labels" for fraction in fractions), title=f"Mean AUROC, {encoder}")
+        title = Text(f"Mean AUROC, {encoder}", style="table.title")
+        table = Table("arm", *(f"{fraction:.0%} of labels" for fraction in fractions), title=title)
         for arm in dict.fromkeys(row["arm"] for row in summaries):
             cells = {r["fraction"]: _cell(r) for r in summaries if r["encoder"] == encoder and r["arm"] == arm}
-            table.add_row(arm, *(cells.get(fraction, "") for fraction in fractions))
+            table.add_row(Text(arm), *(Text(cells.get(fraction, "")) for fraction in fractions))
         Console().print(table)
 
 

@@ -13,11 +13,16 @@ from adaptmed.errors import InputError, sentence
 
 Uncertain = Literal["ignore", "zero", "one"]
 UNCERTAIN = {"ignore": math.nan, "zero": 0.0, "one": 1.0}
+_TRUTH = {"true": 1.0, "false": 0.0}
+_NOTHING = {"", "nan", "na", "null", "none"}
 
 
 def why_no_label(cells: pd.Series) -> str | None:
-    """Return why a column is not taken as a label column unasked; ``None`` when it holds only 0, 1, -1 and blank."""
-    values = {cell: _number(cell) for cell in cells.unique() if cell != ""}
+    """Return why a column is not taken as a label column unasked; ``None`` when it holds only 0, 1, -1 and blank.
+
+    As in ``label_values``, true and false are 1 and 0, and nan, na, null and none are blank.
+    """
+    values = {cell: _label(cell) for cell in cells.unique() if not _is_blank(cell)}
     other = next((cell for cell, number in values.items() if number not in (0, 1, -1)), None)
     if other is not None:
         return f"not only 0, 1 and blank, see row {_first_row(cells, other)}"
@@ -27,6 +32,8 @@ def why_no_label(cells: pd.Series) -> str | None:
 def label_values(cells: pd.Series, uncertain: Uncertain | None) -> NDArray[np.float64]:
     """Return a label column as numbers, NaN where the cell is blank.
 
+    In upper or lower case, true and false are 1 and 0, and nan, na, null and none are blank.
+
     Args:
         cells: Text, indexed by row number; its name is the column's.
         uncertain: What -1 means.
@@ -34,9 +41,9 @@ def label_values(cells: pd.Series, uncertain: Uncertain | None) -> NDArray[np.fl
     Raises:
         InputError: A cell is no finite number, or -1 without ``uncertain``.
     """
-    value: dict[str, float] = {"": math.nan}
+    value: dict[str, float] = {}
     for cell in cells.unique():
-        number = math.nan if cell == "" else _number(cell)
+        number = math.nan if _is_blank(cell) else _label(cell)
         if number is None:
             fix = "For names of classes use --class-column."
             raise bad_cell(cells, cell, "finite numbers or blank", fix)
@@ -77,6 +84,14 @@ def bad_cell(cells: pd.Series, cell: str, expected: str, fix: str) -> InputError
 
 def _first_row(cells: pd.Series, cell: str) -> int:
     return int(cells.index[cells == cell][0])
+
+
+def _is_blank(cell: str) -> bool:
+    return cell.lower() in _NOTHING
+
+
+def _label(cell: str) -> float | None:
+    return _TRUTH.get(cell.lower(), _number(cell))
 
 
 def _number(cell: str) -> float | None:

@@ -15,6 +15,11 @@ from adaptmed.data.tables import Rejects, is_unnamed, read_table
 from adaptmed.errors import InputError, sentence
 
 ROLES = ("image", "text", "patient", "split", "mask", "question", "answer")
+_IN_USE = {
+    "row": "row ids",
+    "image_index": "the numbers of distinct images in a bank",
+    "text_index": "the numbers of distinct texts in a bank",
+}
 _SPLIT_WORDS = {**{name: name for name in SPLITS}, "val": "validate", "valid": "validate", "dev": "validate"}
 
 
@@ -66,7 +71,8 @@ class Manifest:
         Columns are known by their names: ``image`` (path, relative to the file's folder), ``text``, ``patient``,
         ``split`` (train, validate, test), ``mask``, ``question``, ``answer``, ``id``. At least ``image`` or ``text``
         must be there. Without names in ``labels`` or ``class_column``, every other column that holds only 0, 1 and
-        blank is a label column. Without ``split``, rows are assigned 70/10/20 % by patient. Rows that cannot be used
+        blank (true and false are 1 and 0; nan, na, null and none are blank) is a label column. Without ``split``, rows
+        are assigned 70/10/20 % by patient; with it, rows whose split is blank cannot be used. Rows that cannot be used
         are listed in ``rejects``; whether the files exist is the business of ``check_manifest``.
 
         Args:
@@ -86,7 +92,7 @@ class Manifest:
         content = _content(path)
         cells, rejects = read_table(path, content)
         reading = _Reading(path, cells, rejects)
-        reading.drop_empty_rows()
+        reading.drop_unusable_rows()
         reading.take_roles()
         classes = reading.take_labels(tuple(labels), class_column, uncertain)
         names = tuple(name for name, role in reading.taken.items() if role == "label")
@@ -124,22 +130,25 @@ class _Reading:
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def drop_empty_rows(self) -> None:
-        """Reject rows with neither image nor text."""
+    def drop_unusable_rows(self) -> None:
+        """Reject rows with neither image nor text, and those without a split in a table that has splits."""
         present = [name for name in ("image", "text") if name in self.cells]
         if not present:
             got, fix = f"columns {list(self.cells)}", "Rename a column, or separate cells by commas."
             raise InputError(sentence(str(self.path), expected="a column `image` or `text`", got=got, fix=fix))
-        empty = (self.cells[present] == "").all(axis=1)
-        reason = f"expected {' or '.join(present)}, but got blank"
-        self.rejects += [{"row": str(number), "reason": reason} for number in self.cells.index[empty]]
+        self._reject((self.cells[present] == "").all(axis=1), f"expected {' or '.join(present)}, but got blank")
+        if "split" in self.cells:
+            self._reject(self.cells["split"] == "", "expected train, validate or test in split, but got blank")
         self.rejects.sort(key=lambda reject: int(reject["row"]))
-        self.cells = self.cells[~empty]
         if self.cells.empty:
             got = f"{len(self.rejects)} that cannot be used; row {self.rejects[0]['row']}: {self.rejects[0]['reason']}"
             raise InputError(
                 sentence(str(self.path), expected="at least one usable row", got=got, fix="Mend the rows.")
             )
+
+    def _reject(self, unusable: pd.Series, reason: str) -> None:
+        self.rejects += [{"row": str(number), "reason": reason} for number in self.cells.index[unusable]]
+        self.cells = self.cells[~unusable]
 
     def take_roles(self) -> None:
         """Take the row ids and the columns that are known by name."""
@@ -171,9 +180,11 @@ class _Reading:
     ) -> tuple[str, ...]:
         """Take the label columns and the class column; return the classes."""
         named = {*labels, *([class_column] if class_column else [])}
-        free = [name for name in self.cells if name not in (*self.columns, "id")]
+        free = [name for name in self.cells if name not in (*self.columns, *_IN_USE, "id")]
         for name in sorted(named - set(free)):
             got, fix = f"no such column among {free}", "Name one of those."
+            if name in self.cells and name in _IN_USE:
+                got, fix = f"a name used for {_IN_USE[name]}", "Rename the column."
             raise InputError(sentence(name, expected="a column that can hold labels", got=got, fix=fix))
         classes: tuple[str, ...] = ()
         for name in free:
@@ -186,8 +197,9 @@ class _Reading:
             else:
                 self.taken[name] = "label"
                 self.columns[name] = label_values(self.cells[name], uncertain)
-        if "row" in self.cells:
-            self.left_out["row"] = "the name is used for row ids; rename the column to use it"
+        for name in _IN_USE:
+            if name in self.cells:
+                self.left_out[name] = f"the name is used for {_IN_USE[name]}; rename the column to use it"
         return classes
 
     def _why_left_out(self, name: str, named: Set[str]) -> str | None:

@@ -18,6 +18,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
 _UNNAMED = "(column {})"
 _PARQUET = (".parquet", ".pq")
+_LONGEST_CELL = 2**31 - 1
 
 
 def read_table(path: Path, content: bytes) -> tuple[pd.DataFrame, Rejects]:
@@ -75,13 +76,7 @@ def _text(path: Path, content: bytes) -> str:
 
 
 def _delimited(path: Path, text: str, delimiter: str, rejects: Rejects) -> tuple[list[str], dict[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        columns = next(reader, [])
-        records = [record for record in reader if record]
-    except csv.Error as error:
-        got, fix = f"{error} near line {reader.line_num}", "Close every quote, and double the quotes inside cells."
-        raise InputError(sentence(str(path), expected="cells with balanced quotes", got=got, fix=fix)) from error
+    columns, records = _records(path, text, delimiter)
     lines = {}
     for number, record in enumerate(records, start=1):
         if len(record) == len(columns):
@@ -90,6 +85,19 @@ def _delimited(path: Path, text: str, delimiter: str, rejects: Rejects) -> tuple
             reason = f"expected {len(columns)} cells as in the header, but got {len(record)}"
             rejects.append({"row": str(number), "reason": reason})
     return columns, lines
+
+
+def _records(path: Path, text: str, delimiter: str) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the lines that are not blank; cells may be of any length."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    longest = csv.field_size_limit(_LONGEST_CELL)  # of the whole process
+    try:
+        return next(reader, []), [record for record in reader if record]
+    except csv.Error as error:
+        got, fix = f"{error} near line {reader.line_num}", "Close every quote, and double the quotes inside cells."
+        raise InputError(sentence(str(path), expected="cells with balanced quotes", got=got, fix=fix)) from error
+    finally:
+        csv.field_size_limit(longest)
 
 
 def _json_lines(text: str, rejects: Rejects) -> tuple[list[str], dict[int, list[str]]]:

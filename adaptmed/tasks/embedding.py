@@ -1,13 +1,11 @@
 """Embedding: a manifest through the frozen encoders into a bank."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,47 +13,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adaptmed.bank import Bank, BankInfo, DType, Layout, Plan, TokenSource, prefetched
+from adaptmed.bank import Bank, BankInfo, Plan, TokenSource, prefetched
 from adaptmed.bank.format import SHARDS, Kind
 from adaptmed.bank.layout import DTYPES, arrange_image, arrange_text, to_stored
 from adaptmed.bank.seal import seal
-from adaptmed.bank.write import begin, pending_shards, require_space, write_image_shard, write_text_shard
+from adaptmed.bank.write import (
+    begin,
+    is_whole,
+    pending_shards,
+    rejected_images,
+    reopen,
+    require_space,
+    write_image_shard,
+    write_text_shard,
+)
 from adaptmed.data.images import prepare, read_image
 from adaptmed.data.manifest import Manifest
 from adaptmed.errors import InputError, sentence
-from adaptmed.types import Fit, ImageEncoder, Preprocessing, TextEncoder, TokenIds, Tokens
+from adaptmed.tasks.embed_options import EmbedOptions
+from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, TokenIds, Tokens
 
-DEFAULT_MAX_TOKENS = 256
+__all__ = ["EmbedOptions", "SizeEstimate", "embed", "estimate_size"]
+
 Progress = Callable[[Kind, int, int], None]
-
-
-@dataclass(frozen=True)
-class EmbedOptions:
-    """How a bank is made.
-
-    Attributes:
-        layout: Which tokens are kept.
-        dtype: Of the stored features.
-        precision: Of the computation: ``bf16`` is autocast, ``fp32`` is exact.
-        max_tokens: Where texts are cut; ``None`` is the encoder's limit or 256, whichever is smaller.
-        fit: How images are made square, instead of the encoder's own way.
-        batch_size: Items per forward pass.
-        shard_size: Distinct images or texts per file.
-        workers: Threads that read images while the encoder computes.
-        device: ``auto`` takes the first CUDA device, else the CPU.
-        strict: Raise at the first unreadable image instead of leaving its rows out.
-    """
-
-    layout: Layout = field(default_factory=Layout)
-    dtype: DType = "float16"
-    precision: Literal["bf16", "fp32"] = "bf16"
-    max_tokens: int | None = None
-    fit: Fit | None = None
-    batch_size: int = 64
-    shard_size: int = 256
-    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
-    device: str = "auto"
-    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +65,8 @@ def embed(
     """Compute the Tokens of every distinct image and text once and write them as a bank.
 
     A run that was killed goes on at the first shard that is not whole; a whole bank is opened and returned. An
-    unreadable image leaves out its rows, with the reason in ``rejects.jsonl``.
+    unreadable image leaves out its rows, with the reason in ``rejects.jsonl``; a later run tries it again, and computes
+    its shard anew when it can be read by then.
 
     Args:
         manifest: What to embed.
@@ -101,12 +82,16 @@ def embed(
     """
     options = options or EmbedOptions()
     items = _Items.of(manifest, image_encoder, text_encoder)
-    plan = _plan(manifest, image_encoder, text_encoder, options)
-    if begin(out, plan):
+    plan = _plan(manifest, items, image_encoder, text_encoder, options)
+    whole = is_whole(out, plan)
+    mended = [] if image_encoder is None else _mended(items.images, image_encoder, out, options)
+    if whole and not mended:
         return Bank.open(out)
     written = sum(file.stat().st_size for file in (out / SHARDS).glob("*.safetensors"))
     size = estimate_size(manifest, image_encoder, text_encoder, options=options)
     require_space(out, size.total_bytes - written)
+    begin(out, plan)
+    reopen(out, mended)
     report = progress or (lambda *_: None)
     if image_encoder is not None:
         _write_images(items.images, image_encoder, out, options, report)
@@ -134,7 +119,7 @@ def estimate_size(
         total += len(items.images) * (tokens.values[0].numel() + tokens.pooled[0].numel()) * itemsize
     if text_encoder is not None:
         sample = items.texts[:: -(-len(items.texts) // 256)]
-        mean_ids = text_encoder.tokenize(sample, _max_tokens(text_encoder, options)).valid.sum().item() / len(sample)
+        mean_ids = text_encoder.tokenize(sample, options.max_tokens_of(text_encoder)).valid.sum().item() / len(sample)
         mean_tokens = 1.0 if options.layout.kind == "pooled" else mean_ids
         per_text = (mean_tokens + 1) * text_encoder.width * itemsize + 4 * mean_ids + 16
         total += round(len(items.texts) * per_text)
@@ -156,9 +141,16 @@ class _Items:
             fix = "Pass --image-encoder, --text-encoder or both."
             raise InputError(sentence("encoders", expected="at least one encoder", got="none", fix=fix))
         names, image_index = _distinct(manifest, "image", image_encoder)
-        same, paths = pd.factorize(np.array([str((manifest.root / name).resolve()) for name in names], dtype=object))
+        same, paths = pd.factorize(np.array([_resolved(manifest.root / name) for name in names], dtype=object))
         texts, text_index = _distinct(manifest, "text", text_encoder)
         return cls([Path(path) for path in paths], np.append(same, -1)[image_index], texts, text_index)
+
+
+def _resolved(path: Path) -> str:
+    try:
+        return str(path.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links or a null byte: reading it says so
+        return str(path)
 
 
 def _distinct(manifest: Manifest, column: Kind, encoder: object) -> tuple[list[str], NDArray[np.int64]]:
@@ -174,13 +166,17 @@ def _distinct(manifest: Manifest, column: Kind, encoder: object) -> tuple[list[s
 
 
 def _plan(
-    manifest: Manifest, image_encoder: ImageEncoder | None, text_encoder: TextEncoder | None, options: EmbedOptions
+    manifest: Manifest,
+    items: _Items,
+    image_encoder: ImageEncoder | None,
+    text_encoder: TextEncoder | None,
+    options: EmbedOptions,
 ) -> Plan:
     image = text = None
     if image_encoder is not None:
-        image = _source(image_encoder, preprocessing=_preprocessing(image_encoder, options))
+        image = _source(image_encoder, preprocessing=options.preprocessing_of(image_encoder))
     if text_encoder is not None:
-        text = _source(text_encoder, max_tokens=_max_tokens(text_encoder, options))
+        text = _source(text_encoder, max_tokens=options.max_tokens_of(text_encoder))
     rows_sha256 = hashlib.sha256(manifest.frame.to_csv(index=False).encode()).hexdigest()
     return Plan(
         *(image, text, manifest.sha256, rows_sha256),
@@ -188,6 +184,7 @@ def _plan(
         dtype=options.dtype,
         precision=options.precision,
         shard_size=options.shard_size,
+        images_sha256=hashlib.sha256(items.image_index.tobytes()).hexdigest(),
     )
 
 
@@ -198,40 +195,40 @@ def _source(
     return TokenSource(encoder.name, encoder.fingerprint(), preprocessing, max_tokens, parameters=parameters)
 
 
-def _preprocessing(encoder: ImageEncoder, options: EmbedOptions) -> Preprocessing:
-    return encoder.preprocessing if options.fit is None else replace(encoder.preprocessing, fit=options.fit)
-
-
-def _max_tokens(encoder: TextEncoder, options: EmbedOptions) -> int:
-    if options.max_tokens is None:
-        return min(encoder.max_tokens, DEFAULT_MAX_TOKENS)
-    if not 2 <= options.max_tokens <= encoder.max_tokens:
-        expected = f"2 to {encoder.max_tokens}, the limit of {encoder.name}"
-        fix = "Pass a number in this range."
-        raise InputError(sentence("max_tokens", expected=expected, got=options.max_tokens, fix=fix))
-    return options.max_tokens
-
-
 def _forward(encoder: ImageEncoder | TextEncoder, *inputs: Tensor, options: EmbedOptions) -> Tokens:
-    name = options.device
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    device = options.torch_device
     (encoder if isinstance(encoder, nn.Module) else encoder.module).to(device)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
         return encoder(*(tensor.to(device, non_blocking=True) for tensor in inputs))
 
 
+def _load(path: Path, preprocessing: Preprocessing, *, strict: bool) -> Tensor | InputError:
+    """Return what the encoder is given of an image, or without ``strict`` why it cannot be read."""
+    try:
+        return prepare(read_image(path), preprocessing)
+    except InputError as error:
+        if strict:
+            raise
+        return error
+
+
+def _mended(paths: Sequence[Path], encoder: ImageEncoder, out: Path, options: EmbedOptions) -> list[int]:
+    """Return the whole shards that left out an image which can be read by now."""
+    preprocessing = options.preprocessing_of(encoder)
+    found: dict[int, list[bool]] = {}
+    for number, rejected in rejected_images(out).items():
+        again = [_load(paths[item], preprocessing, strict=options.strict) for item in rejected]
+        found[number] = [isinstance(pixels, Tensor) for pixels in again]
+    return [number for number, readable in found.items() if any(readable)]
+
+
 def _write_images(
     paths: Sequence[Path], encoder: ImageEncoder, out: Path, options: EmbedOptions, progress: Progress
 ) -> None:
-    preprocessing = _preprocessing(encoder, options)
+    preprocessing = options.preprocessing_of(encoder)
 
     def load(number: int) -> Tensor | InputError:
-        try:
-            return prepare(read_image(paths[number]), preprocessing)
-        except InputError as error:
-            if options.strict:
-                raise
-            return error
+        return _load(paths[number], preprocessing, strict=options.strict)
 
     pending = pending_shards(out, "image", count=len(paths), shard_size=options.shard_size)
     numbers = (number for _, span in pending for number in span)
@@ -261,7 +258,7 @@ def _image_tokens(pixels: Tensor, encoder: ImageEncoder, options: EmbedOptions) 
 def _write_texts(
     texts: Sequence[str], encoder: TextEncoder, out: Path, options: EmbedOptions, progress: Progress
 ) -> None:
-    limit = _max_tokens(encoder, options)
+    limit = options.max_tokens_of(encoder)
     for number, span in pending_shards(out, "text", count=len(texts), shard_size=options.shard_size):
         ids = encoder.tokenize([texts[item] for item in span], limit)
         values, pooled = _text_tokens(ids, encoder, options)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adaptmed.bank import verify
-from adaptmed.bank.format import sha256_of
+from adaptmed.bank.files import sha256_of
 from adaptmed.bank.write import write_image_shard
 from adaptmed.errors import BankError
 from adaptmed.types import Tokens

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adaptmed.bank import Bank, BankInfo, Plan
-from adaptmed.bank.format import written_whole
+from adaptmed.bank.files import written_whole
 from adaptmed.bank.seal import seal
 from adaptmed.bank.write import begin, pending_shards, require_space, write_image_shard
 from adaptmed.errors import BankError

@@ -10,6 +10,7 @@ from adaptmed.data.check import LabelCount, SplitCount, check_manifest
 from adaptmed.data.manifest import Manifest
 from adaptmed.errors import InputError
 from adaptmed.types import TokenIds
+from tests.tiny_encoders import WordEncoder
 
 TABLE = """image,text,patient,split,edema,kind,age
 a.png,No finding.,secret-1,train,1,x,61
@@ -121,3 +122,14 @@ def test_a_long_text_is_shortened_and_markup_is_shown_as_it_is(tmp_path, capsys)
     shown = " ".join(capsys.readouterr().out.split())
     assert "2 times: [red]long long" in shown
     assert "long " * 15 not in shown
+
+
+def test_texts_are_cut_where_embed_cuts_them(tmp_path, capsys, monkeypatch):
+    texts = ["a " * 300, "a " * 300, "a " * 200, "b"]
+    (tmp_path / "m.csv").write_text("text\n" + "\n".join(texts) + "\n")
+    encoder = WordEncoder()
+    monkeypatch.setattr("adaptmed.encoders.load_text_encoder", lambda _name: encoder)
+    for limit, words in ((512, "33.3% of the distinct texts lose their end at 256 tokens"), (6, "66.7% of the")):
+        monkeypatch.setattr(WordEncoder, "max_tokens", limit)
+        check(tmp_path / "m.csv", text_encoder="fake:words")
+        assert words in " ".join(capsys.readouterr().out.split())

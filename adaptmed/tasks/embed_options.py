@@ -1,0 +1,92 @@
+"""How a bank is made: the options of embedding, checked before anything is computed."""
+
+import os
+import re
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from adaptmed.bank import DType, Layout
+from adaptmed.errors import InputError, sentence
+from adaptmed.records import DEFAULT_MAX_TOKENS
+from adaptmed.types import Fit, ImageEncoder, Preprocessing, TextEncoder
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How a bank is made.
+
+    Attributes:
+        layout: Which tokens are kept.
+        dtype: Of the stored features.
+        precision: Of the computation: ``bf16`` is autocast, ``fp32`` is exact.
+        max_tokens: Where texts are cut; ``None`` is the encoder's limit or 256, whichever is smaller.
+        fit: How images are made square, instead of the encoder's own way.
+        batch_size: Items per forward pass.
+        shard_size: Distinct images or texts per file.
+        workers: Threads that read images while the encoder computes.
+        device: ``auto`` takes the first CUDA device, else the CPU; or ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
+        strict: Raise at the first unreadable image instead of leaving its rows out.
+
+    Raises:
+        InputError: A count is below 1, or there is no such device.
+    """
+
+    layout: Layout = field(default_factory=Layout)
+    dtype: DType = "float16"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    max_tokens: int | None = None
+    fit: Fit | None = None
+    batch_size: int = 64
+    shard_size: int = 256
+    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    device: str = "auto"
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "shard_size", "workers"):
+            count = getattr(self, name)
+            if count < 1:
+                raise InputError(sentence(name, expected="at least 1", got=count, fix="Pass 1 or more."))
+        _require_device(self.device)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that ``device`` names."""
+        name = self.device
+        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+    def preprocessing_of(self, encoder: ImageEncoder) -> Preprocessing:
+        """Return the encoder's input facts with this ``fit``."""
+        return encoder.preprocessing if self.fit is None else replace(encoder.preprocessing, fit=self.fit)
+
+    def max_tokens_of(self, encoder: TextEncoder) -> int:
+        """Return where texts are cut for this encoder.
+
+        Raises:
+            InputError: ``max_tokens`` is below 2 or over the encoder's limit.
+        """
+        if self.max_tokens is None:
+            return min(encoder.max_tokens, DEFAULT_MAX_TOKENS)
+        if not 2 <= self.max_tokens <= encoder.max_tokens:
+            expected = f"2 to {encoder.max_tokens}, the limit of {encoder.name}"
+            fix = "Pass a number in this range."
+            raise InputError(sentence("max_tokens", expected=expected, got=self.max_tokens, fix=fix))
+        return self.max_tokens
+
+
+def _require_device(name: str) -> None:
+    found = re.fullmatch(r"auto|cpu|mps|cuda(?::(\d+))?", name)
+    if found is None:
+        fix = "Choose one of them."
+        raise InputError(sentence("device", expected="auto, cpu, cuda, cuda:N or mps", got=repr(name), fix=fix))
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    beside = None
+    if name == "mps" and not torch.backends.mps.is_available():
+        beside = "no MPS"
+    elif name.startswith("cuda") and int(found[1] or 0) >= seen:
+        beside = f"{seen} CUDA devices, numbered from 0" if seen else "no CUDA device"
+    if beside is not None:
+        expected, fix = "a device that torch sees", "Use --device auto; `adaptmed doctor` tells what torch sees."
+        raise InputError(sentence("device", expected=expected, got=f"{name!r} beside {beside}", fix=fix))

@@ -1,0 +1,60 @@
+"""``adaptmed embed`` with encoders made up for it: what it prints, and what it needs."""
+
+import pytest
+
+from adaptmed.cli import main
+from tests.tiny_encoders import PatchEncoder, WordEncoder, make_table
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    monkeypatch.setattr("adaptmed.encoders.load_image_encoder", lambda _name, **_: PatchEncoder())
+    monkeypatch.setattr("adaptmed.encoders.load_text_encoder", lambda _name: WordEncoder())
+    frame = make_table(tmp_path / "data").rename(columns={"effusion": "[/b] fluid"})
+    frame["age [years]"] = 61
+    frame.to_csv(tmp_path / "data/m.csv", index=False)
+    return tmp_path / "data/m.csv"
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return stop.value.code
+
+
+def test_names_are_printed_as_they_are(table, tmp_path, capsys):
+    out = tmp_path / "[" / "b] bank"  # its path holds [/b]
+    words = ("embed", table, "--image-encoder", "patches", "--text-encoder", "words", "--out", out)
+    assert run(*words) == 0
+    said = capsys.readouterr().out
+    assert "[/b] fluid" in said
+    assert "left out: age [years]." in said
+    assert f"{out}: 12 rows" in said
+    assert run(*words) == 0
+    assert f"{out} is whole already: 12 rows" in capsys.readouterr().out
+    assert run("embed", "--verify", "--out", out) == 0
+    assert f"{out} is sound." in capsys.readouterr().out
+
+
+def test_a_mended_image_is_not_called_whole_already(table, tmp_path, capsys):
+    picture = (table.parent / "5.png").read_bytes()
+    (table.parent / "5.png").write_bytes(b"no picture")
+    words = ("embed", table, "--image-encoder", "patches", "--out", tmp_path / "bank")
+    assert run(*words) == 0
+    assert "Note: 1 rows were left out" in capsys.readouterr().out
+    assert run(*words) == 0
+    said = capsys.readouterr().out
+    assert "whole already" in said
+    assert "Note: 1 rows were left out" in said
+    (table.parent / "5.png").write_bytes(picture)
+    assert run(*words) == 0
+    said = capsys.readouterr().out
+    assert "whole already" not in said
+    assert "0 rows rejected" in said
+
+
+def test_a_table_is_needed_except_to_verify(tmp_path, capsys):
+    assert run("embed", "--out", tmp_path / "bank") == 1
+    assert "`manifest`: expected the path of a table, but got none" in capsys.readouterr().err
+    assert run("embed", "--verify", "--out", tmp_path / "bank") == 1
+    assert "no bank.json" in capsys.readouterr().err
