@@ -1,24 +1,33 @@
 """The frozen half of an Adaptor: two encoders, or the records of them, and how their Tokens are laid out."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 
 from adaptmed.bank.layout import Layout, arrange_image, arrange_text
 from adaptmed.encoders import load_image_encoder, load_text_encoder
 from adaptmed.errors import FingerprintError, InputError, sentence
 from adaptmed.records import EncoderRecord, record_image, record_text
-from adaptmed.types import ImageEncoder, TextEncoder, Tokens
+from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, Tokens
 
-Images = Tokens | Float[Tensor, "batch 3 height width_px"] | Sequence[str | Path | np.ndarray]
+Images = Tokens | Float[Tensor, "batch 3 height width_px"] | Sequence[str | Path | np.ndarray | Image.Image]
 Texts = Tokens | Sequence[str]
 Encoder = TypeVar("Encoder", ImageEncoder, TextEncoder)
+_WANTED = {
+    "image": (
+        "files, arrays or Pillow images",
+        "a file, an array or a Pillow image",
+        "Pass arrays (height, width[, 3]), or one Tensor (batch, 3, height, width) of normalised pixels.",
+    ),
+    "text": ("strings", "a string", "Leave rows without text out, or give the empty string."),
+}
 
 
 class FrozenEncoders(nn.Module):
@@ -61,11 +70,13 @@ class FrozenEncoders(nn.Module):
         return self.load_image().load_text()
 
     def load_image(self) -> Self:
-        """Load the image encoder alone, as :meth:`load` does."""
+        """Load the image encoder alone at its recorded input size, as :meth:`load` does.
+
+        Raises:
+            InputError: If an input that is not square was recorded and is not the model's own.
+        """
         if self.image is None:
-            facts = self.image_record.preprocessing
-            size = None if facts is None else facts.image_size_px[0]
-            self.image = load_image_encoder(self.image_record.name, image_size_px=size)
+            self.image = _load_at(self.image_record.name, self._facts().image_size_px)
         _check_fingerprint("image encoder", self.image_record, self.image.fingerprint())
         return self
 
@@ -80,46 +91,90 @@ class FrozenEncoders(nn.Module):
         """Encode images and lay their Tokens out; Tokens pass as they are.
 
         Args:
-            images: Tokens, normalised pixels, or a list of files or of arrays (height, width[, 3]).
-            device: Where the encoder is.
+            images: Tokens, normalised pixels, or a list of files, of Pillow images or of arrays (height, width[, 3]).
+            device: Where the Tokens are wanted; the encoder works where it is.
 
         Raises:
-            InputError: If an image cannot be read, or the encoder is not loaded.
+            InputError: If an image cannot be read, the list is empty or none, or the encoder is not loaded.
         """
         if isinstance(images, Tokens):
             return images
         encoder = _loaded(self.image, "images")
         pixels = images if isinstance(images, Tensor) else self._pixels(images)
         with _without_graph(encoder):
-            return arrange_image(encoder(pixels.to(device)), Layout.parse(self.layout))
+            tokens = encoder(pixels.to(_device_of(encoder)))
+        return arrange_image(tokens, Layout.parse(self.layout)).to(device)
 
     def text_tokens(self, texts: Texts, device: torch.device) -> Tokens:
         """Encode texts; Tokens pass as they are.
 
+        Args:
+            texts: Tokens or a list of strings.
+            device: Where the Tokens are wanted; the encoder works where it is.
+
         Raises:
-            InputError: If the encoder is not loaded.
+            InputError: If the list is empty or none, or the encoder is not loaded.
         """
         if isinstance(texts, Tokens):
             return texts
         encoder = _loaded(self.text, "texts")
-        found = encoder.tokenize(list(texts), self.text_record.max_tokens)
+        found = encoder.tokenize(_listed(texts, "text", (str,)), self.text_record.max_tokens)
+        own = _device_of(encoder)
         with _without_graph(encoder):
-            tokens = encoder(found.input_ids.to(device), found.valid.to(device))
-        return arrange_text(tokens, Layout.parse(self.layout))
+            tokens = encoder(found.input_ids.to(own), found.valid.to(own))
+        return arrange_text(tokens, Layout.parse(self.layout)).to(device)
 
     def example_image_tokens(self) -> Tokens:
-        """Tokens of one black image, to learn the grid and the number of prefix tokens."""
+        """Tokens of one black image where the image encoder is, to learn the grid and the number of prefix tokens."""
+        device = _device_of(_loaded(self.image, "images"))
+        return self.image_tokens(torch.zeros(1, 3, *self._facts().image_size_px), device)
+
+    def _pixels(
+        self, images: Sequence[str | Path | np.ndarray | Image.Image]
+    ) -> Float[Tensor, "batch 3 height width_px"]:
+        from adaptmed.data.images import as_array, prepare
+
+        items = _listed(images, "image", (str, Path, np.ndarray, Image.Image))
+        return torch.stack([prepare(as_array(item), self._facts()) for item in items])
+
+    def _facts(self) -> Preprocessing:
         facts = self.image_record.preprocessing
         assert facts is not None  # an image record always has them
-        return self.image_tokens(torch.zeros(1, 3, *facts.image_size_px), torch.device("cpu"))
+        return facts
 
-    def _pixels(self, images: Sequence[str | Path | np.ndarray]) -> Float[Tensor, "batch 3 height width_px"]:
-        from adaptmed.data.images import prepare, read_image
 
-        facts = self.image_record.preprocessing
-        assert facts is not None  # an image record always has them
-        arrays = (image if isinstance(image, np.ndarray) else read_image(Path(image)) for image in images)
-        return torch.stack([prepare(array, facts) for array in arrays])
+def _listed(found: object, kind: Literal["image", "text"], types: tuple[type, ...]) -> list[Any]:
+    """Return the items of a list of images or texts; a single one, an empty list and other items are refused."""
+    some, one, fix = _WANTED[kind]
+    if isinstance(found, (bytes, *types)) or not isinstance(found, Iterable):
+        got = f"a single {type(found).__name__}"
+        raise InputError(sentence(f"{kind}s", expected=f"a list of {some}", got=got, fix=f"Pass a list: [{kind}]."))
+    items = list(found)
+    if not items:
+        raise InputError(sentence(f"{kind}s", expected="at least one of them", got="none", fix="Pass a list of some."))
+    for index, item in enumerate(items):
+        if not isinstance(item, types):
+            raise InputError(sentence(f"{kind}s[{index}]", expected=one, got=type(item).__name__, fix=fix))
+    return items
+
+
+def _load_at(name: str, size_px: tuple[int, int]) -> ImageEncoder:
+    """Load an image encoder at an input size; one that is not square must be the model's own."""
+    if size_px[0] == size_px[1]:
+        return load_image_encoder(name, image_size_px=size_px[0])
+    encoder = load_image_encoder(name, image_size_px=None)
+    found = encoder.preprocessing.image_size_px
+    if found != size_px:
+        expected, got = (f"{height} × {width}" for height, width in (size_px, found))
+        fix = "Build the encoder at that size yourself, and pass it as image_encoder."
+        raise InputError(sentence(name, expected=f"an input of {expected}", got=got, fix=fix))
+    return encoder
+
+
+def _device_of(encoder: ImageEncoder | TextEncoder) -> torch.device:
+    """Where an encoder's weights are; the CPU where it has none."""
+    parameter = next(encoder.module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def _without_graph(encoder: ImageEncoder | TextEncoder) -> contextlib.AbstractContextManager[object]:

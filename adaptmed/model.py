@@ -55,7 +55,9 @@ class Adaptor(nn.Module):
         layout: str = "grid8",
         faithful: bool = False,
     ) -> Self:
-        """Put a fresh fusion between two frozen encoders.
+        """Put a fresh fusion between two frozen encoders, in evaluation mode; call ``train()`` before training it.
+
+        The fusion goes to the image encoder's device, and so does a text encoder that is an ``nn.Module``.
 
         Args:
             image: Name (``timm:…``, ``hf:…``, ``open_clip:…``, ``bundled:…``) or the encoder itself.
@@ -77,7 +79,8 @@ class Adaptor(nn.Module):
         tokens = encoders.example_image_tokens()
         sizes = {"width": width, "layers": layers, "heads": heads}
         widths = encoders.image_record.width, encoders.text_record.width
-        return cls(build_fusion(_shape(*widths, tokens.grid, tokens.prefix, sizes, faithful=faithful)), encoders)
+        shape = _shape(*widths, tokens.grid, tokens.prefix, sizes, faithful=faithful)
+        return cls(build_fusion(shape), encoders).to(tokens.values.device).eval()
 
     @classmethod
     def from_bank(
@@ -136,7 +139,7 @@ class Adaptor(nn.Module):
         """Encode and fuse pairs; either side may be missing.
 
         Args:
-            images: Tokens, normalised pixels, or a list of files or of arrays (height, width[, 3]).
+            images: Tokens, normalised pixels, or a list of files, of Pillow images or of arrays (height, width[, 3]).
             texts: Tokens or a list of strings.
 
         Raises:
@@ -188,8 +191,11 @@ class Adaptor(nn.Module):
 
         Args:
             folder: Written whole or not at all; an earlier saved adaptor there is replaced.
-            metrics: Written to ``metrics.json``.
+            metrics: Written to ``metrics.json``; numbers must be finite or None.
             labels: Names of the labels it was judged on.
+
+        Raises:
+            InputError: If ``folder`` is a file or holds other files, or a metric is not finite.
         """
         config = self.config(labels)
         card = model_card(config, trainable_parameters=trainable_parameters(self.fusion), metrics=metrics or {})
@@ -213,13 +219,12 @@ class Adaptor(nn.Module):
             load_encoders: False leaves the encoders on disk; the adaptor then works on Tokens.
 
         Raises:
-            InputError: If there is no saved adaptor or its configuration is not readable.
+            InputError: If there is no saved adaptor, or it is damaged or of another kind.
             FingerprintError: If an encoder's weights are not those it was trained with; both values are named.
         """
         config, tensors = read_adaptor(Path(folder))
-        shape = {name: value for name, value in config.fusion.items() if name != "kind"}
-        fusion = build_fusion(CrossConfig.from_json(shape))
-        fusion.load_state_dict(tensors)
+        fusion = build_fusion(CrossConfig.from_json(config.fusion))
+        _fill(fusion, tensors, str(folder))
         encoders = FrozenEncoders(config.image, config.text, config.layout)
         encoders.image, encoders.text = image_encoder, text_encoder
         adaptor = cls(fusion, encoders).eval()
@@ -232,6 +237,18 @@ class Adaptor(nn.Module):
 def trainable_parameters(module: nn.Module) -> int:
     """Number of parameters of ``module`` that training changes."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def _fill(fusion: Fusion, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Load saved tensors into a fusion; missing ones, unknown ones and other shapes are refused."""
+    own = {key: tensor.shape for key, tensor in fusion.state_dict().items()}
+    saved = {key: tensor.shape for key, tensor in tensors.items()}
+    other = sorted(key for key in own.keys() | saved.keys() if own.get(key) != saved.get(key))
+    if other:
+        got = f"another {other[0]}: {saved.get(other[0], 'none')} in place of {own.get(other[0], 'none')}"
+        fix = "Copy or save the adaptor again; its two files do not belong together."
+        raise InputError(sentence(name, expected="the tensors of this fusion", got=got, fix=fix))
+    fusion.load_state_dict(dict(tensors))
 
 
 def _shape(

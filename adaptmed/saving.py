@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -63,12 +64,11 @@ def write_adaptor(
         card: Written to ``README.md``.
 
     Raises:
-        InputError: If ``folder`` holds something that is not a saved adaptor.
+        InputError: If ``folder`` is a file or holds something that is not a saved adaptor, or a metric is nothing that
+            JSON can hold.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG_FILE).exists():
-        raise InputError(
-            sentence(str(folder), expected="an empty folder or a saved adaptor", got="other files", fix="Name another.")
-        )
+    _check_target(folder)
+    _check_metrics(metrics)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -109,44 +109,100 @@ def read_adaptor(folder: Path) -> tuple[AdaptorConfig, dict[str, Tensor]]:
     """Read a saved adaptor.
 
     Raises:
-        InputError: If there is none, its schema is another one, or a field is unknown or missing.
+        InputError: If there is none, a file is damaged, its schema is another one, or a field is unknown or missing.
     """
     folder = find_adaptor(folder)
-    found = json.loads((folder / CONFIG_FILE).read_text())
-    if found.get("schema") != SCHEMA:
-        raise InputError(
-            sentence(
-                f"{folder / CONFIG_FILE}: schema",
-                expected=str(SCHEMA),
-                got=found.get("schema"),
-                fix=f"It was written with {found.get('versions', {}).get('adaptmed', 'an unknown version')}; use that.",
-            )
-        )
-    values = _closed(AdaptorConfig, found, folder)
+    name = str(folder / CONFIG_FILE)
+    values = _closed(AdaptorConfig, _read_config(folder / CONFIG_FILE), name)
+    if not isinstance(values["labels"], list):
+        raise _damaged(f"{name}: labels", "a list", repr(values["labels"]))
     values["labels"] = tuple(values["labels"])
+    values["fusion"] = _named_values(values["fusion"], f"{name}: fusion")
     for side in ("image", "text"):
-        record = _closed(EncoderRecord, values[side], folder)
+        record = _closed(EncoderRecord, values[side], f"{name}: {side}")
         if record["preprocessing"] is not None:
-            record["preprocessing"] = preprocessing_from_json(record["preprocessing"])
+            record["preprocessing"] = _preprocessing(record["preprocessing"], f"{name}: {side}.preprocessing")
         values[side] = EncoderRecord(**record)
-    return AdaptorConfig(**values), load_file(folder / TENSOR_FILE)
+    return AdaptorConfig(**values), _read_tensors(folder / TENSOR_FILE)
 
 
-def preprocessing_from_json(found: Mapping[str, Any]) -> Preprocessing:
+def _check_target(folder: Path) -> None:
+    """Refuse to write where a file or anything but an earlier saved adaptor stands."""
+    standing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not standing.is_dir():
+        raise InputError(sentence(str(standing), expected="a folder", got="a file", fix="Name another folder."))
+    if standing == folder and any(folder.iterdir()) and not (folder / CONFIG_FILE).exists():
+        raise InputError(
+            sentence(str(folder), expected="an empty folder or a saved adaptor", got="other files", fix="Name another.")
+        )
+
+
+def _check_metrics(metrics: Mapping[str, Any]) -> None:
+    for name, value in metrics.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            expected, fix = "finite numbers, strings, lists or None", "Turn it into one of these, or pass None."
+            raise InputError(sentence(f"metrics[{name!r}]", expected=expected, got=repr(value), fix=fix)) from error
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    expected = "the whole configuration of a saved adaptor"
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(str(path), expected, f"{type(error).__name__}: {error}") from error
+    if not isinstance(found, dict):
+        raise _damaged(str(path), expected, f"a {type(found).__name__}")
+    if found.get("schema") != SCHEMA:
+        versions = found.get("versions")
+        written = versions.get("adaptmed") if isinstance(versions, dict) else None
+        fix = f"It was written with {written or 'an unknown version'}; use that."
+        raise InputError(sentence(f"{path}: schema", expected=str(SCHEMA), got=found.get("schema"), fix=fix))
+    return found
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    expected = "a whole safetensors file"
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError as error:
+        raise _damaged(str(path), expected, "nothing there") from error
+    except (OSError, SafetensorError) as error:
+        raise _damaged(str(path), expected, f"{type(error).__name__}: {error}") from error
+    return tensors
+
+
+def _preprocessing(found: object, name: str) -> Preprocessing:
     """Rebuild Preprocessing from the lists and numbers a JSON file holds."""
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    closed = _closed(Preprocessing, found, name)
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in closed.items()}
     return Preprocessing(**values)
 
 
-def _closed(kind: type[AdaptorConfig] | type[EncoderRecord], found: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _closed(
+    kind: type[AdaptorConfig] | type[EncoderRecord] | type[Preprocessing], found: object, name: str
+) -> dict[str, Any]:
+    """Return the fields of ``kind``; a missing or an unknown one is refused."""
+    values = _named_values(found, name)
     known = {field.name for field in fields(kind)}
-    if set(found) != known:
+    if set(values) != known:
         raise InputError(
             sentence(
-                f"{folder / CONFIG_FILE}",
+                name,
                 expected=f"exactly the fields {', '.join(sorted(known))}",
-                got=f"missing {sorted(known - set(found))}, unknown {sorted(set(found) - known)}",
+                got=f"missing {sorted(known - set(values))}, unknown {sorted(set(values) - known)}",
                 fix="Save the adaptor again with this version.",
             )
         )
+    return values
+
+
+def _named_values(found: object, name: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise _damaged(name, "an object of named values", repr(found))
     return dict(found)
+
+
+def _damaged(name: str, expected: str, got: str) -> InputError:
+    return InputError(sentence(name, expected=expected, got=got, fix="Copy or save the adaptor again."))

@@ -75,13 +75,16 @@ def print_table(results: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from adaptmed.study.report import leak_mark
+
     summaries = [row for row in results["summaries"] if row["label"] in ("macro", "all") and row["metric"] == "auroc"]
     fractions = sorted({row["fraction"] for row in summaries})
-    for encoder in dict.fromkeys(row["encoder"] for row in summaries):
-        title = Text(f"Mean AUROC, {encoder}", style="table.title")
+    for place in dict.fromkeys((row["dataset"], row["encoder"]) for row in summaries):
+        here = [row for row in summaries if (row["dataset"], row["encoder"]) == place]
+        title = Text(f"Mean AUROC, {', '.join(place)}{leak_mark(results)}", style="table.title")
         table = Table("arm", *(f"{fraction:.0%} of labels" for fraction in fractions), title=title)
-        for arm in dict.fromkeys(row["arm"] for row in summaries):
-            cells = {r["fraction"]: _cell(r) for r in summaries if r["encoder"] == encoder and r["arm"] == arm}
+        for arm in dict.fromkeys(row["arm"] for row in here):
+            cells = {row["fraction"]: _cell(row) for row in here if row["arm"] == arm}
             table.add_row(Text(arm), *(Text(cells.get(fraction, "")) for fraction in fractions))
         Console().print(table)
 

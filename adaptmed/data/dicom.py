@@ -19,8 +19,9 @@ def read_dicom(path: Path, max_pixels: int) -> NDArray[np.uint8] | NDArray[np.fl
     """Read a single-frame DICOM file as it would be shown.
 
     Grey: the modality LUT (or rescale), then the first VOI LUT, else the first window, else the range from the lowest
-    to the highest value; MONOCHROME1 is inverted, so that bright means bright. Unsigned 8-bit grey with none of the
-    three is taken as stored. Colour: RGB as stored, YBR converted, palettes applied.
+    to the highest value, padding left out; MONOCHROME1 is inverted, so that bright means bright. Unsigned 8-bit grey
+    with none of the three is taken as stored; a rescale that changes nothing and a window narrower than DICOM allows
+    count as none. Colour: RGB as stored, YBR converted, palettes applied.
 
     Args:
         path: The file.
@@ -86,17 +87,41 @@ def _refusal(path: Path, expected: str, got: object, fix: str) -> InputError:
 
 def _grey(pixels: NDArray[np.generic], dataset: Dataset) -> NDArray[np.uint8] | NDArray[np.float64]:
     """Apply the grey-scale pipeline and scale its output range to [0, 1]."""
-    values = apply_modality_lut(pixels, dataset)
+    values = pixels if _rescale_is_identity(dataset) else apply_modality_lut(pixels, dataset)
     if dataset.get("VOILUTSequence"):
         return _lookup(values, dataset.VOILUTSequence[0], dataset.is_little_endian is not False)
-    if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
+    if _has_window(dataset):
         low, high = apply_windowing(np.array([-1e30, 1e30]), dataset)  # the ends of its output range
         return (apply_windowing(values, dataset) - low) / (high - low)
     if values is pixels and pixels.dtype == np.uint8 and dataset.BitsStored == 8:
-        return pixels
-    values = values.astype(np.float64)
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low if high > low else 1.0)
+        return pixels.view(np.uint8)
+    values, padding = values.astype(np.float64), _padding(pixels, dataset)
+    shown = values if padding.all() else values[~padding]
+    low, high = shown.min(), shown.max()
+    return np.clip((values - low) / (high - low if high > low else 1.0), 0, 1)
+
+
+def _rescale_is_identity(dataset: Dataset) -> bool:
+    has_lut = bool(dataset.get("ModalityLUTSequence"))
+    return not has_lut and dataset.get("RescaleSlope") == 1 and dataset.get("RescaleIntercept") == 0
+
+
+def _has_window(dataset: Dataset) -> bool:
+    """Whether there is a first window, as wide as PS3.3 C.11.2.1.2 and C.11.2.1.3 ask for."""
+    if not all(name in dataset and dataset[name].VM for name in ("WindowCenter", "WindowWidth")):
+        return False
+    width = dataset.WindowWidth[0] if dataset["WindowWidth"].VM > 1 else dataset.WindowWidth
+    linear = str(dataset.get("VOILUTFunction", "LINEAR")).upper() == "LINEAR"
+    return bool(width >= 1 if linear else width > 0)
+
+
+def _padding(pixels: NDArray[np.generic], dataset: Dataset) -> NDArray[np.bool_]:
+    """Where the stored values stand for no picture; some files write the padding value without its sign."""
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if not isinstance(value, int):
+        return np.zeros(pixels.shape, dtype=np.bool_)
+    ends = np.array([value, limit if isinstance(limit, int) else value]).astype(pixels.dtype)
+    return (pixels >= ends.min()) & (pixels <= ends.max())
 
 
 def _lookup(values: NDArray[np.generic], item: Dataset, little_endian: bool) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from adaptmed.errors import InputError, sentence
 from adaptmed.types import Preprocessing
 
 MAX_PIXELS = 100_000_000
+_OVERSHOOT = 0.25
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -65,6 +66,21 @@ def read_image(path: Path | str) -> NDArray[np.uint8] | NDArray[np.float32]:
     return _checked(path, picture)
 
 
+def as_array(image: str | Path | NDArray[Any] | Image.Image) -> NDArray[Any]:
+    """Return the pixels of one image however it comes: a file is read, a Pillow image unpacked, an array passes.
+
+    Args:
+        image: A file as :func:`read_image` takes it, an array, or a Pillow image, of which EXIF orientation, palette
+            and transparency are handled as of a file.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    if isinstance(image, Image.Image):
+        return np.asarray(image) if image.mode == "F" else _array(ImageOps.exif_transpose(image))
+    return image if isinstance(image, np.ndarray) else read_image(image)
+
+
 def prepare(
     image: NDArray[np.uint8] | NDArray[np.floating], preprocessing: Preprocessing
 ) -> Float[Tensor, "3 height width_px"]:
@@ -75,11 +91,12 @@ def prepare(
 
     Args:
         image: ``(height, width)`` or ``(height, width, 3)``, uint8 or floats in [0, 1], as ``read_image`` gives them.
+            Floats up to a quarter beyond are clipped: resampling overshoots at edges.
         preprocessing: The encoder's input facts.
 
     Raises:
-        InputError: ``image`` has another shape or dtype, an empty side, or with ``crop`` a shape so long and narrow
-            that resizing its shorter side gives over 100 million pixels.
+        InputError: ``image`` has another shape, dtype or range, an empty side, or with ``crop`` a shape so long and
+            narrow that resizing its shorter side gives over 100 million pixels.
 
     Example:
         >>> facts = Preprocessing((8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -92,6 +109,7 @@ def prepare(
     if image.dtype == np.uint8:
         pixels = np.asarray(_fit(Image.fromarray(image), preprocessing), dtype=np.float32) / 255
     elif np.issubdtype(image.dtype, np.floating):
+        _check_range(image)
         channels = np.atleast_3d(image.astype(np.float32, copy=False)).transpose(2, 0, 1)
         fitted = [np.asarray(_fit(Image.fromarray(channel), preprocessing)) for channel in channels]
         pixels = np.stack(fitted, axis=-1).clip(0, 1)
@@ -101,6 +119,19 @@ def prepare(
     mean, std = (np.array(fact, dtype=np.float32) for fact in (preprocessing.mean, preprocessing.std))
     normalised = (np.atleast_3d(pixels) - mean) / std
     return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+
+
+def _check_range(image: NDArray[Any]) -> None:
+    """Refuse floats that are not shares of white; NaN fails both comparisons."""
+    low, high = image.min(), image.max()
+    if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
+        return
+    if np.isfinite(image).all():
+        got = f"values from {low:g} to {high:g}"
+        fix = "Divide by the full range (255 for 8 bit), or pass uint8; normalised pixels go in as one Tensor."
+    else:
+        got, fix = "values that are not finite", "Replace NaN and infinity first."
+    raise InputError(sentence("image", expected="floats in [0, 1]", got=got, fix=fix))
 
 
 def _fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:

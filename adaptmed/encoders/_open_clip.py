@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adaptmed.encoders import base
+from adaptmed.encoders._pooling import Pooling
 from adaptmed.encoders._timm import TimmImageEncoder, pointwise
-from adaptmed.encoders._transformers import HFTextEncoder, Pooling
+from adaptmed.encoders._transformers import HFTextEncoder
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import Fit, ImageEncoder, Preprocessing, Role, TextEncoder, TokenIds, Tokens
 

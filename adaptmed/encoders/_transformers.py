@@ -1,23 +1,20 @@
 """The door to Hugging Face transformers: text and image networks, safetensors weights only."""
 
-import json
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from adaptmed.encoders import base
+from adaptmed.encoders._pooling import Pooling, pooling_of
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import Fit, Preprocessing, Role, TokenIds, Tokens
 
-Pooling = Literal["mean", "cls", "pooler"]
 _ATTENTION = (
     *("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
     *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
@@ -32,10 +29,10 @@ _FILTER: Mapping[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest"
 
 
 class HFTextEncoder(base.FrozenEncoder):
-    """A bidirectional text network of transformers (BERT, RoBERTa, DistilBERT, ELECTRA, ...) with its tokenizer.
+    """A bidirectional text network of transformers (BERT, RoBERTa, DistilBERT, ELECTRA, ...), or CLIP's text tower.
 
     Tokens: the last hidden states. ``pooled`` is the mean over valid tokens, or what a sentence-transformers folder
-    says (mean or the first token).
+    says (mean or the first token); of CLIP the token at the end of the text, after the final norm.
 
     Args:
         module: The network without its task head.
@@ -157,12 +154,12 @@ class HFImageEncoder(base.FrozenEncoder):
 
 
 def load_text_encoder(model: str, *, name: str | None = None) -> HFTextEncoder:
-    """Load ``ORG/NAME[@revision]`` or a local folder, under its own name or another."""
+    """Load ``ORG/NAME[@revision]`` or a local folder, under its own name or another; of a CLIP model its text tower."""
     source, options = _locate(model)
     with base.fetching(f"hf:{model}"):
-        module = _without_pooler(_pretrained(source, options))
+        module = _without_pooler(_text_tower(_pretrained(source, options), f"hf:{model}"))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-        pooling = _pooling(source, options)
+        pooling = "pooler" if _is_clip_text(module) else pooling_of(source, options.get("revision"))
     return HFTextEncoder(module, tokenizer, name=name or f"hf:{model}", pooling=pooling)
 
 
@@ -170,7 +167,8 @@ def load_image_encoder(model: str, image_size_px: int | None) -> HFImageEncoder:
     """Load ``ORG/NAME[@revision]`` or a local folder; of a CLIP model its vision tower."""
     source, options = _locate(model)
     with base.fetching(f"hf:{model}"):
-        module = _without_pooler(_pretrained(source, options))
+        loaded = _pretrained(source, options)
+        module = _without_pooler(getattr(loaded, "vision_model", loaded))
         facts = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **options)
     preprocessing = base.resized(_preprocessing(facts, f"hf:{model}"), image_size_px)
     return HFImageEncoder(module, name=f"hf:{model}", preprocessing=preprocessing)
@@ -194,13 +192,33 @@ def _pretrained(source: str, options: dict[str, str]) -> nn.Module:
         InputError: The file lacks weights of the network, which would then be random.
     """
     safe = {"use_safetensors": True, "trust_remote_code": False}
+    module: nn.Module
     module, report = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **safe, **options)
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if missing:
         fix = "Use a checkpoint of this very architecture."
         got = f"{len(missing)} missing, for example {missing[0]}"
         raise InputError(sentence(source, expected="all weights of the network", got=got, fix=fix))
-    return getattr(module, "vision_model", module)
+    return module
+
+
+def _text_tower(module: nn.Module, name: str) -> nn.Module:
+    """Return a text network as it is, and of a CLIP model its text tower.
+
+    Raises:
+        InputError: A model with images whose text tower pools in another way than CLIP's.
+    """
+    if not hasattr(module, "vision_model"):
+        return module
+    tower = getattr(module, "text_model", None)
+    if isinstance(tower, nn.Module) and _is_clip_text(tower):
+        return tower
+    fix = "Use `open_clip:` for its text tower."
+    raise InputError(sentence(name, expected="a text network or a CLIP model", got=type(module).__name__, fix=fix))
+
+
+def _is_clip_text(module: nn.Module) -> bool:
+    return module.config.model_type == "clip_text_model"  # type: ignore[union-attr]
 
 
 def _without_pooler(module: nn.Module) -> nn.Module:
@@ -208,27 +226,6 @@ def _without_pooler(module: nn.Module) -> nn.Module:
     if isinstance(getattr(getattr(module, "pooler", None), "dense", None), nn.Linear):
         module.pooler = None  # type: ignore[assignment]
     return module
-
-
-def _pooling(source: str, options: dict[str, str]) -> Pooling:
-    """Return what a sentence-transformers folder says, ``mean`` for any other."""
-    path = Path(source) / "1_Pooling" / "config.json"
-    if not Path(source).is_dir():
-        try:
-            path = Path(hf_hub_download(source, "1_Pooling/config.json", revision=options.get("revision")))
-        except EntryNotFoundError:
-            return "mean"
-    if not path.is_file():
-        return "mean"
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    modes = {key for key, value in facts.items() if key.startswith("pooling_mode_") and value is True}
-    modes |= {f"pooling_mode_{facts['pooling_mode']}"} if "pooling_mode" in facts else set()
-    if modes in ({"pooling_mode_mean_tokens"}, {"pooling_mode_mean"}):
-        return "mean"
-    if modes in ({"pooling_mode_cls_token"}, {"pooling_mode_cls"}):
-        return "cls"
-    fix = "Edit the file, or use a model with one of these."
-    raise InputError(sentence(str(path), expected="mean or cls pooling", got=sorted(modes), fix=fix))
 
 
 def _position_limit(module: nn.Module) -> int:

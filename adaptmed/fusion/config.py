@@ -2,13 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from adaptmed.errors import InputError, sentence
 
 MAX_LOG_SCALE = math.log(100.0)
 """The factor on cosine similarities never exceeds 100; training keeps its logarithm below this."""
+_KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    bool: ("true or false", (bool,)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,30 @@ class CrossConfig:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
-        """Rebuild a configuration from what ``dataclasses.asdict`` and JSON made of it."""
+        """Rebuild a configuration from its ``kind`` and what ``dataclasses.asdict`` and JSON made of its fields.
+
+        Raises:
+            InputError: If the kind is another one, or a field is missing, unknown or of another type.
+        """
+        if found.get("kind") != "cross":
+            fix = "Read it with the version that wrote it."
+            raise InputError(sentence("fusion.kind", expected="'cross'", got=repr(found.get("kind")), fix=fix))
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+        del values["kind"]
+        known = {field.name: field.type for field in fields(cls)}
+        if set(values) != set(known):
+            expected = f"exactly the fields {', '.join(sorted(known))}"
+            got = f"missing {sorted(set(known) - set(values))}, unknown {sorted(set(values) - set(known))}"
+            fix = "Save the adaptor again with this version."
+            raise InputError(sentence("fusion", expected=expected, got=got, fix=fix))
+        for name, kind in known.items():
+            _check_kind(f"fusion.{name}", values[name], kind)
         return cls(**values)
+
+
+def _check_kind(name: str, value: object, kind: object) -> None:
+    """Refuse what a JSON file holds in place of a number, a switch or a grid."""
+    expected, types = _KINDS.get(kind, ("two whole numbers", (tuple,)))
+    other_sides = isinstance(value, tuple) and [type(side) for side in value] != [int, int]
+    if type(value) not in types or other_sides:
+        raise InputError(sentence(name, expected=expected, got=repr(value), fix="Save the adaptor again."))

@@ -97,6 +97,66 @@ def test_voi_lut_comes_before_the_window(tmp_path, bits):
     np.testing.assert_allclose(read(tmp_path, content), want, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PixelPaddingValue": -2000},
+        {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1990},
+        {"PixelPaddingValue": -1990, "PixelPaddingRangeLimit": -2000},
+    ],
+    ids=range(3),
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_padding_does_not_count_for_the_range(tmp_path, elements, photometric):
+    stored = np.linspace(-40, 400, 110).clip(0).astype(np.int16).reshape(11, 10)
+    want = stored / 400
+    stored[0] = -2000
+    if "PixelPaddingRangeLimit" in elements:
+        stored[0, ::2] = -1994
+    picture = read(tmp_path, dicom(stored, photometric, RescaleSlope="1", RescaleIntercept="-1024", **elements))
+    np.testing.assert_allclose(picture, want if photometric == "MONOCHROME2" else 1 - want, atol=1e-6)
+
+
+def test_padding_written_without_its_sign_and_padding_everywhere(tmp_path):
+    stored = np.linspace(-40, 400, 110).clip(0).astype(np.int16).reshape(11, 10)
+    content = dicom(stored, PixelPaddingValue=0, PixelPaddingRangeLimit=400)
+    np.testing.assert_allclose(read(tmp_path, content), stored / 400, atol=1e-6)
+    want = stored / 400
+    stored[0] = -2000
+    dataset = pydicom.dcmread(BytesIO(dicom(stored)))
+    dataset.add_new("PixelPaddingValue", "US", 2**16 - 2000)
+    dataset.save_as(tmp_path / "x.dcm")
+    np.testing.assert_allclose(read_image(tmp_path / "x.dcm"), want, atol=1e-6)
+
+
+def test_the_identity_rescale_changes_nothing(tmp_path):
+    stored = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    picture = read(tmp_path, dicom(stored, RescaleSlope="1", RescaleIntercept="0"))
+    assert picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture, stored)
+    lowered = read(tmp_path, dicom(stored, RescaleSlope="1", RescaleIntercept="-5"))
+    np.testing.assert_allclose(lowered, stored / 29, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("width", "kind"), [("0", "LINEAR"), ("0.5", "LINEAR"), ("-3", "LINEAR_EXACT"), ("0", "SIGMOID"), (["0", "9"], "")]
+)
+def test_a_window_that_is_too_narrow_leaves_the_range(tmp_path, width, kind):
+    stored = np.linspace(100, 4000, 120).astype(np.uint16).reshape(10, 12)
+    elements = {"VOILUTFunction": kind} if kind else {}
+    center = "40" if kind else ["40", "2000"]
+    content = dicom(stored, bits=12, WindowCenter=center, WindowWidth=width, **elements)
+    np.testing.assert_allclose(read(tmp_path, content), (stored - 100) / 3900, atol=1e-6)
+
+
+def test_the_narrowest_windows_are_applied(tmp_path):
+    stored = np.arange(16, dtype=np.uint16).reshape(4, 4)
+    narrow = read(tmp_path, dicom(stored, WindowCenter="8", WindowWidth="1"))
+    np.testing.assert_array_equal(narrow, stored > 7.5)
+    exact = read(tmp_path, dicom(stored, WindowCenter="8", WindowWidth="0.5", VOILUTFunction="LINEAR_EXACT"))
+    np.testing.assert_allclose(exact.ravel(), [*[0] * 8, 0.5, *[1] * 7])
+
+
 def test_modality_lut(tmp_path):
     stored = np.arange(16, dtype=np.uint16).reshape(4, 4)
     table = np.arange(16) ** 2

@@ -1,5 +1,6 @@
 """Every encoder, tiny with random weights or bundled with real ones, built once per session."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -96,6 +97,20 @@ def save_text_model(folder: Path, config: transformers.PretrainedConfig, *, half
     return folder
 
 
+def save_clip_model(folder: Path) -> Path:
+    """A whole CLIP with a tokenizer whose end of text is not id 2, which transformers reads as the highest id."""
+    text = {**SIZES, "vocab_size": len(WORDS), "max_position_embeddings": 24}
+    ends = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    vision = {**PATCHES, "intermediate_size": 64}
+    config = transformers.CLIPConfig(text_config={**text, **ends}, vision_config=vision, projection_dim=24)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    tokenizer("[UNK]").save_pretrained(folder)
+    facts = {"size": {"shortest_edge": 112}, "crop_size": 112, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    own = {"image_processor_type": "CLIPImageProcessor", "resample": 3, "do_normalize": True, "do_center_crop": True}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**facts, **own}))
+    return folder
+
+
 def bert_config(**options: object) -> transformers.PretrainedConfig:
     return transformers.BertConfig(**SIZES, vocab_size=len(WORDS), max_position_embeddings=24, **options)
 
@@ -145,6 +160,7 @@ TEXT: dict[str, Callable[[Path], TextEncoder]] = {
     "hf-bert": lambda folder: hf_text(bert_config(), folder),
     "hf-roberta": lambda folder: hf_text(roberta_config(), folder),
     "hf-distilbert": lambda folder: hf_text(distilbert_config(), folder),
+    "hf-clip-text": lambda folder: load_text_encoder(f"hf:{save_clip_model(folder)}"),
     "clip-text": clip_text,
     "clip-custom": lambda folder: clip_text(folder, kind=CustomTextCLIP),
     "clip-coca": lambda folder: clip_text(folder, kind=CustomTextCLIP, embed_cls=True),
@@ -152,6 +168,16 @@ TEXT: dict[str, Callable[[Path], TextEncoder]] = {
     "clip-hf": clip_hf,
     "bundled-minilm": lambda _folder: load_text_encoder("bundled:minilm-l6"),
 }
+
+
+@pytest.fixture
+def clip_folder(tmp_path: Path) -> Path:
+    return save_clip_model(tmp_path / "clip")
+
+
+@pytest.fixture
+def bert_folder(tmp_path: Path) -> Path:
+    return save_text_model(tmp_path / "bert", bert_config())
 
 
 @pytest.fixture

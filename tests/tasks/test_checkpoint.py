@@ -63,6 +63,6 @@ def test_a_run_folder_refuses_other_files_and_other_configurations(tmp_path):
 
 
 def test_seen_patients_round_trip(tmp_path):
-    assert read_seen(tmp_path) == frozenset()
+    assert read_seen(tmp_path) is None
     write_seen(tmp_path, ["b", "a"])
     assert read_seen(tmp_path) == {"a", "b"}
