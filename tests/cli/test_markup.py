@@ -35,7 +35,15 @@ def test_pretrain(odd, tmp_path, monkeypatch, capsys):
 
 
 def test_study(odd, tmp_path, monkeypatch, capsys):
-    row = {"label": "macro", "metric": "auroc", "fraction": 1.0, "encoder": "[/b] e", "arm": "[/b] a", "ci_low": None}
+    row = {
+        "label": "macro",
+        "metric": "auroc",
+        "fraction": 1.0,
+        "dataset": "d.csv",
+        "encoder": "[/b] e",
+        "arm": "[/b] a",
+        "ci_low": None,
+    }
     rows = [row | {"value": 0.5}, row | {"value": None, "arm": "x", "reason": "only [/b]"}]
     monkeypatch.setattr("adaptmed.study.whole.study", lambda *_, **__: {"summaries": rows})
     study(write_tiny_bank(tmp_path / "bank").folder, adaptor=[odd], out=odd)
@@ -43,8 +51,16 @@ def test_study(odd, tmp_path, monkeypatch, capsys):
 
 
 def test_names_in_the_table_of_a_study(capsys):
-    row = {"label": "all", "metric": "auroc", "fraction": 1.0, "encoder": "[/b] e", "arm": "[red]a", "ci_low": None}
+    row = {
+        "label": "all",
+        "metric": "auroc",
+        "fraction": 1.0,
+        "dataset": "d.csv",
+        "encoder": "[/b] e",
+        "arm": "[red]a",
+        "ci_low": None,
+    }
     print_table({"summaries": [row | {"value": None, "reason": "only [/b]"}]})
     said = capsys.readouterr().out
-    for words in ("Mean AUROC, [/b] e", "[red]a", "undefined: only [/b]"):
+    for words in ("Mean AUROC, d.csv, [/b] e", "[red]a", "undefined: only [/b]"):
         assert words in said
