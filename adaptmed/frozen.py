@@ -1,9 +1,11 @@
 """The frozen half of an Adaptor: two encoders, or the records of them, and how their Tokens are laid out."""
 
 import contextlib
+import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +18,12 @@ from adaptmed.encoders import load_image_encoder, load_text_encoder
 from adaptmed.errors import FingerprintError, InputError, sentence
 from adaptmed.records import EncoderRecord, record_image, record_text
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, Tokens
+
+if TYPE_CHECKING:
+    from adaptmed.lora import LoRA
+
+Side = Literal["image", "text"]
+SIDES: tuple[Side, ...] = ("image", "text")
 
 Images = Tokens | Float[Tensor, "batch 3 height width_px"] | Sequence[str | Path | np.ndarray | Image.Image]
 Texts = Tokens | Sequence[str]
@@ -46,6 +54,8 @@ class FrozenEncoders(nn.Module):
         self.layout = layout
         self.image: ImageEncoder | None = None
         self.text: TextEncoder | None = None
+        self.lora_folders: dict[Side, Path] = {}
+        self.checked: set[Side] = set()
 
     @classmethod
     def of(cls, image: str | ImageEncoder, text: str | TextEncoder, layout: str) -> Self:
@@ -77,15 +87,75 @@ class FrozenEncoders(nn.Module):
         """
         if self.image is None:
             self.image = _load_at(self.image_record.name, self._facts().image_size_px)
-        _check_fingerprint("image encoder", self.image_record, self.image.fingerprint())
+        self._check("image", self.image, self.image_record)
         return self
 
     def load_text(self) -> Self:
         """Load the text encoder alone, as :meth:`load` does; embedding prompts needs no more."""
         if self.text is None:
             self.text = load_text_encoder(self.text_record.name)
-        _check_fingerprint("text encoder", self.text_record, self.text.fingerprint())
+        self._check("text", self.text, self.text_record)
         return self
+
+    def find_lora(self, folder: Path) -> None:
+        """Say where the recorded LoRA stands: in ``image_lora`` and ``text_lora`` of a saved adaptor or a bank."""
+        records: dict[Side, EncoderRecord] = {"image": self.image_record, "text": self.text_record}
+        self.lora_folders = {side: folder / f"{side}_lora" for side in SIDES if records[side].lora is not None}
+
+    def attach_lora(self, side: Side, lora: "LoRA", *, seed: int = 0) -> None:
+        """Put fresh LoRA inside one encoder; it is recorded when the adaptor is saved.
+
+        Raises:
+            InputError: The encoder is not loaded, has no layers of a role, or has LoRA already.
+        """
+        from adaptmed.lora import attach
+
+        attach(self._encoder(side), lora, seed=seed)
+        self.checked.add(side)
+
+    def merge_lora(self) -> None:
+        """Add LoRA to the weights of both encoders, whose modules are then the libraries' plain ones."""
+        from adaptmed.lora import merge
+
+        for encoder in self._tuned().values():
+            merge(encoder)
+
+    def unmerge_lora(self) -> None:
+        """Take LoRA out of the weights again; they are as they were, bit for bit."""
+        from adaptmed.lora import unmerge
+
+        for encoder in self._tuned().values():
+            unmerge(encoder)
+
+    def save_lora(self, folder: Path) -> None:
+        """Write ``image_lora`` and ``text_lora`` into a folder, for the sides that have LoRA."""
+        tuned = self._tuned()
+        for side in SIDES:
+            if side in tuned:
+                from adaptmed.lora import save
+
+                save(tuned[side], folder / f"{side}_lora")
+            elif side in self.lora_folders:
+                shutil.copytree(self.lora_folders[side], folder / f"{side}_lora")
+
+    def current_record(self, side: Side) -> EncoderRecord:
+        """The record of one encoder with the LoRA it has now.
+
+        Raises:
+            InputError: LoRA is merged into the weights, so that they are not the pretrained ones.
+        """
+        record = self.image_record if side == "image" else self.text_record
+        tuned = self._tuned().get(side)
+        if tuned is None:
+            return record
+        if tuned.lora.merged is not None:
+            fix = "Call unmerge_lora() first."
+            raise InputError(sentence(f"{side}_lora", expected="LoRA beside the weights", got="merged", fix=fix))
+        return replace(record, lora=tuned.lora.digest())
+
+    def lora_parameters(self) -> list[nn.Parameter]:
+        """The LoRA tensors of both encoders."""
+        return [parameter for encoder in self._tuned().values() for parameter in encoder.lora.parameters()]
 
     def image_tokens(self, images: Images, device: torch.device) -> Tokens:
         """Encode images and lay their Tokens out; Tokens pass as they are.
@@ -128,6 +198,27 @@ class FrozenEncoders(nn.Module):
         """Tokens of one black image where the image encoder is, to learn the grid and the number of prefix tokens."""
         device = _device_of(_loaded(self.image, "images"))
         return self.image_tokens(torch.zeros(1, 3, *self._facts().image_size_px), device)
+
+    def _encoder(self, side: Side) -> Any:
+        return _loaded(self.image, "images") if side == "image" else _loaded(self.text, "texts")
+
+    def _tuned(self) -> dict[Side, Any]:
+        """The loaded encoders that have LoRA."""
+        there: dict[Side, Any] = {"image": self.image, "text": self.text}
+        return {side: encoder for side, encoder in there.items() if getattr(encoder, "lora", None) is not None}
+
+    def _check(self, side: Side, encoder: Any, record: EncoderRecord) -> None:
+        """Check that an encoder is the recorded one, and put its saved LoRA inside."""
+        _check_same(f"{side} encoder", record.name, "fingerprint", record.fingerprint, encoder.fingerprint())
+        if side in self.checked:
+            return  # LoRA was right when it was put there; by now it may have been trained
+        self.checked.add(side)
+        if record.lora is not None and getattr(encoder, "lora", None) is None:
+            from adaptmed.lora import load
+
+            load(encoder, self.lora_folders[side])
+        found = None if getattr(encoder, "lora", None) is None else encoder.lora.digest()
+        _check_same(f"{side} encoder", record.name, "LoRA", record.lora, found)
 
     def _pixels(
         self, images: Sequence[str | Path | np.ndarray | Image.Image]
@@ -190,13 +281,13 @@ def _loaded(encoder: Encoder | None, side: str) -> Encoder:
     return encoder
 
 
-def _check_fingerprint(which: str, record: EncoderRecord, found: str) -> None:
-    if found != record.fingerprint:
+def _check_same(which: str, name: str, what: str, recorded: str | None, found: str | None) -> None:
+    if found != recorded:
         raise FingerprintError(
             sentence(
                 which,
-                expected=f"{record.name} with fingerprint {record.fingerprint}",
-                got=f"weights with fingerprint {found}",
+                expected=f"{name} with {what} {recorded}",
+                got=f"weights with {what} {found}",
                 fix="Load the encoder this adaptor was trained with (check its name and revision).",
             )
         )

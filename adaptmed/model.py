@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -18,8 +18,11 @@ from adaptmed.frozen import FrozenEncoders, Images, Texts
 from adaptmed.fusion import CrossConfig, CrossFusion, Fusion, build_fusion
 from adaptmed.fusion.standardise import channel_statistics
 from adaptmed.records import records_of
-from adaptmed.saving import AdaptorConfig, library_versions, read_adaptor, write_adaptor
+from adaptmed.saving import AdaptorConfig, find_adaptor, library_versions, read_adaptor, write_adaptor
 from adaptmed.types import Fused, ImageEncoder, TextEncoder
+
+if TYPE_CHECKING:
+    from adaptmed.lora import LoRA
 
 
 class Adaptor(nn.Module):
@@ -54,6 +57,8 @@ class Adaptor(nn.Module):
         heads: int = 4,
         layout: str = "grid8",
         faithful: bool = False,
+        image_lora: "LoRA | None" = None,
+        text_lora: "LoRA | None" = None,
     ) -> Self:
         """Put a fresh fusion between two frozen encoders, in evaluation mode; call ``train()`` before training it.
 
@@ -69,13 +74,19 @@ class Adaptor(nn.Module):
             layout: How image Tokens are laid out before the fusion: ``gridN``, ``all`` or ``pooled``.
             faithful: Arrange the fusion as the paper's released code does: pooled vectors through two 768-wide layers
                 with 12 heads; then ``width``, ``layers`` and ``heads`` have no say.
+            image_lora: Fresh LoRA inside the image encoder.
+            text_lora: Fresh LoRA inside the text encoder.
 
         Raises:
-            InputError: If a name, the kind of fusion or a size is not one there is.
+            InputError: If a name, the kind of fusion, a size or a role of LoRA is not one there is.
         """
         if fusion != "cross":
             raise InputError(sentence("fusion", expected="'cross'", got=repr(fusion), fix="Pass fusion='cross'."))
         encoders = FrozenEncoders.of(image, text, layout)
+        if image_lora is not None:
+            encoders.attach_lora("image", image_lora)
+        if text_lora is not None:
+            encoders.attach_lora("text", text_lora)
         tokens = encoders.example_image_tokens()
         sizes = {"width": width, "layers": layers, "heads": heads}
         widths = encoders.image_record.width, encoders.text_record.width
@@ -114,7 +125,9 @@ class Adaptor(nn.Module):
         sizes: dict[str, Any] = {"width": width, "layers": layers, "heads": heads}
         sizes |= {"dropout": dropout, "token_dropout": token_dropout}
         shape = _shape(image.width, text.width, grid, prefix, sizes, faithful=faithful)
-        return cls(build_fusion(shape), FrozenEncoders(image, text, bank.info.layout))
+        encoders = FrozenEncoders(image, text, bank.info.layout)
+        encoders.find_lora(bank.folder)
+        return cls(build_fusion(shape), encoders)
 
     def standardise(self, bank: Bank, rows: NDArray[np.int64], *, most: int = 2048) -> None:
         """Fit the fusion's input statistics per channel on rows of a bank; the released arrangement has none.
@@ -167,9 +180,22 @@ class Adaptor(nn.Module):
         self.encoders.load().to(self._device())
         return self
 
+    def merge_lora(self) -> Self:
+        """Add LoRA to the encoders' weights: their modules are then the libraries' plain ones, with the same features.
+
+        A merged adaptor cannot be saved; :meth:`unmerge_lora` puts every weight back bit for bit.
+        """
+        self.encoders.merge_lora()
+        return self
+
+    def unmerge_lora(self) -> Self:
+        """Undo :meth:`merge_lora`."""
+        self.encoders.unmerge_lora()
+        return self
+
     def print_trainable_parameters(self) -> None:
         """Print trainable and frozen parameter counts in PEFT's format."""
-        trainable = trainable_parameters(self.fusion)
+        trainable = trainable_parameters(self.fusion) + sum(p.numel() for p in self.encoders.lora_parameters())
         every = trainable + self.encoders.parameters_count
         print(f"trainable params: {trainable:,} || all params: {every:,} || trainable%: {100 * trainable / every:.4f}")
 
@@ -178,8 +204,8 @@ class Adaptor(nn.Module):
         return AdaptorConfig(
             versions=library_versions(),
             fusion={"kind": "cross", **asdict(self.fusion.config)},
-            image=self.encoders.image_record,
-            text=self.encoders.text_record,
+            image=self.encoders.current_record("image"),
+            text=self.encoders.current_record("text"),
             layout=self.encoders.layout,
             labels=tuple(labels),
         )
@@ -187,7 +213,7 @@ class Adaptor(nn.Module):
     def save_pretrained(
         self, folder: str | Path, *, metrics: Mapping[str, Any] | None = None, labels: Sequence[str] = ()
     ) -> None:
-        """Write the fusion, the records of the encoders and a card; never a frozen weight.
+        """Write the fusion, LoRA in peft's own layout, the records of the encoders and a card; never a frozen weight.
 
         Args:
             folder: Written whole or not at all; an earlier saved adaptor there is replaced.
@@ -199,7 +225,8 @@ class Adaptor(nn.Module):
         """
         config = self.config(labels)
         card = model_card(config, trainable_parameters=trainable_parameters(self.fusion), metrics=metrics or {})
-        write_adaptor(Path(folder), config, self.fusion.state_dict(), metrics=metrics or {}, card=card)
+        tensors, write_lora = self.fusion.state_dict(), self.encoders.save_lora
+        write_adaptor(Path(folder), config, tensors, metrics=metrics or {}, card=card, write_lora=write_lora)
 
     @classmethod
     def from_pretrained(
@@ -227,6 +254,7 @@ class Adaptor(nn.Module):
         _fill(fusion, tensors, str(folder))
         encoders = FrozenEncoders(config.image, config.text, config.layout)
         encoders.image, encoders.text = image_encoder, text_encoder
+        encoders.find_lora(find_adaptor(Path(folder)))
         adaptor = cls(fusion, encoders).eval()
         return adaptor.load_encoders() if load_encoders else adaptor
 

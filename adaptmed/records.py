@@ -1,6 +1,8 @@
 """What is written down of a frozen encoder, so that it is found again and another one is noticed."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from adaptmed.bank import Bank
 from adaptmed.errors import BankError, sentence
@@ -20,6 +22,7 @@ class EncoderRecord:
         parameters: Number of frozen parameters.
         preprocessing: Input facts of an image encoder; ``None`` for text.
         max_tokens: Longest text it was given; ``None`` for images.
+        lora: sha256 over the LoRA inside it; ``None`` where there is none.
     """
 
     name: str
@@ -28,26 +31,31 @@ class EncoderRecord:
     parameters: int
     preprocessing: Preprocessing | None = None
     max_tokens: int | None = None
+    lora: str | None = None
 
 
 def record_image(encoder: ImageEncoder) -> EncoderRecord:
-    """Record an image encoder."""
+    """Record an image encoder, with the LoRA inside it."""
+    parameters, lora = inside(encoder)
     return EncoderRecord(
         name=encoder.name,
         fingerprint=encoder.fingerprint(),
         width=encoder.width,
-        parameters=sum(parameter.numel() for parameter in encoder.module.parameters()),
+        parameters=parameters,
+        lora=lora,
         preprocessing=encoder.preprocessing,
     )
 
 
 def record_text(encoder: TextEncoder, max_tokens: int = DEFAULT_MAX_TOKENS) -> EncoderRecord:
-    """Record a text encoder, with the longest text it will be given."""
+    """Record a text encoder, with the longest text it will be given and the LoRA inside it."""
+    parameters, lora = inside(encoder)
     return EncoderRecord(
         name=encoder.name,
         fingerprint=encoder.fingerprint(),
         width=encoder.width,
-        parameters=sum(parameter.numel() for parameter in encoder.module.parameters()),
+        parameters=parameters,
+        lora=lora,
         max_tokens=min(max_tokens, encoder.max_tokens),
     )
 
@@ -69,6 +77,7 @@ def records_of(bank: Bank) -> tuple[EncoderRecord, EncoderRecord]:
         width=images.width,
         parameters=images.parameters,
         preprocessing=images.preprocessing,
+        lora=images.lora,
     )
     text = EncoderRecord(
         name=texts.name,
@@ -76,5 +85,24 @@ def records_of(bank: Bank) -> tuple[EncoderRecord, EncoderRecord]:
         width=texts.width,
         parameters=texts.parameters,
         max_tokens=texts.max_tokens,
+        lora=texts.lora,
     )
     return image, text
+
+
+def inside(encoder: ImageEncoder | TextEncoder) -> tuple[int, str | None]:
+    """Return the number of an encoder's frozen parameters, and the digest of its LoRA, ``None`` without."""
+    every = sum(parameter.numel() for parameter in encoder.module.parameters())
+    lora = getattr(encoder, "lora", None)
+    if lora is None:
+        return every, None
+    return every - sum(parameter.numel() for parameter in lora.parameters()), lora.digest()
+
+
+def keep_lora(encoder: ImageEncoder | TextEncoder | None, folder: Path) -> None:
+    """Write an encoder's LoRA beside the shards, so that an adaptor trained on them can be used on raw data."""
+    tuned: Any = encoder
+    if getattr(tuned, "lora", None) is not None and not folder.exists():
+        from adaptmed.lora import save
+
+        save(tuned, folder)

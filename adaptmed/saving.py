@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -48,11 +48,17 @@ class AdaptorConfig:
 
 def library_versions() -> dict[str, str]:
     """Versions of adaptmed and of the libraries whose behaviour a saved adaptor depends on."""
-    return {name: version(name) for name in ("adaptmed", "torch", "timm", "open_clip_torch", "transformers")}
+    return {name: version(name) for name in ("adaptmed", "torch", "timm", "open_clip_torch", "transformers", "peft")}
 
 
 def write_adaptor(
-    folder: Path, config: AdaptorConfig, tensors: Mapping[str, Tensor], *, metrics: Mapping[str, Any], card: str
+    folder: Path,
+    config: AdaptorConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    metrics: Mapping[str, Any],
+    card: str,
+    write_lora: Callable[[Path], None],
 ) -> None:
     """Write a saved adaptor as a whole: into a folder beside the wanted one, renamed into place at the end.
 
@@ -62,6 +68,7 @@ def write_adaptor(
         tensors: Trainable tensors and the fusion's own buffers.
         metrics: Written to ``metrics.json``.
         card: Written to ``README.md``.
+        write_lora: Writes ``image_lora`` and ``text_lora``, where there is LoRA, into the folder it is given.
 
     Raises:
         InputError: If ``folder`` is a file or holds something that is not a saved adaptor, or a metric is nothing that
@@ -76,6 +83,7 @@ def write_adaptor(
         (fresh / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n")
         (fresh / "metrics.json").write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
         (fresh / "README.md").write_text(card)
+        write_lora(fresh)
         fresh.chmod(0o755)
         earlier = fresh.with_name(f"{fresh.name}-earlier")
         if folder.exists():

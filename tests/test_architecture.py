@@ -29,7 +29,7 @@ DOORS = {
     "open_clip": ["encoders/_open_clip.py"],
     "transformers": ["encoders/_transformers.py"],
     "onnx": ["encoders/bundled.py"],
-    "peft": ["lora.py"],
+    "peft": ["lora/*"],
     "lightning": ["tasks/*"],
     "pytorch_lightning": [],
     "monai": [

@@ -141,7 +141,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class StoredImages:
-    """The facts of a bank's image Tokens; ``grid`` and ``prefix`` as in Tokens, ``count`` distinct images."""
+    """The facts of a bank's image Tokens; ``grid`` and ``prefix`` as in Tokens, ``count`` distinct images.
+
+    ``lora`` is the digest of the LoRA inside the encoder, which then stands in the bank's folder ``image_lora``.
+    """
 
     name: str
     fingerprint: str
@@ -152,11 +155,15 @@ class StoredImages:
     grid: tuple[int, ...]
     prefix: int
     count: int
+    lora: str | None = None
 
 
 @dataclass(frozen=True)
 class StoredTexts:
-    """The facts of a bank's text Tokens; ``count`` distinct texts, ``truncated_share`` of them lost their end."""
+    """The facts of a bank's text Tokens; ``count`` distinct texts, ``truncated_share`` of them lost their end.
+
+    ``lora`` is the digest of the LoRA inside the encoder, which then stands in the bank's folder ``text_lora``.
+    """
 
     name: str
     fingerprint: str
@@ -166,6 +173,7 @@ class StoredTexts:
     width: int
     count: int
     truncated_share: float
+    lora: str | None = None
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,7 @@ def _stored_images(plan: Plan, shards: tuple[Shard, ...]) -> StoredImages | None
         grid=filled.grid or (),
         prefix=filled.prefix,
         count=sum(shard.count for shard in shards),
+        lora=source.lora,
     )
 
 
@@ -121,6 +122,7 @@ def _stored_texts(plan: Plan, shards: tuple[Shard, ...]) -> StoredTexts | None:
         width=shards[0].width,
         count=count,
         truncated_share=sum(shard.truncated for shard in shards) / count,
+        lora=source.lora,
     )
 
 

@@ -151,10 +151,19 @@ def pointwise(module: nn.Module, blocks: Sequence[nn.Module]) -> tuple[str, ...]
 
 
 def _roles(module: nn.Module) -> Mapping[Role, tuple[str, ...]]:
-    roles: dict[Role, tuple[str, ...]] = {"attention": kept(module, _ATTENTION), "mlp": kept(module, _MLP)}
+    attention = tuple(name for name in kept(module, _ATTENTION) if name != "attn.qkv" or _qkv_is_called(module))
+    roles: dict[Role, tuple[str, ...]] = {"attention": attention, "mlp": kept(module, _MLP)}
     if not roles["mlp"]:
         roles["mlp"] = pointwise(module, _blocks(module))
     return {role: names for role, names in roles.items() if names}
+
+
+def _qkv_is_called(module: nn.Module) -> bool:
+    """Whether ``attn.qkv`` is called as a layer; EVA and BEiT take its weight beside biases of their own instead."""
+    attentions = [part for part in module.modules() if hasattr(part, "qkv")]
+    return all(
+        getattr(part, "q_bias", None) is None or getattr(part, "qkv_bias_separate", False) for part in attentions
+    )
 
 
 def _blocks(module: nn.Module) -> Sequence[nn.Module]:

@@ -1,9 +1,10 @@
 """What every encoder shares: freezing, the fingerprint, taps, and the checks of pixels and texts."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,6 +29,7 @@ class FrozenEncoder(nn.Module):
         super().__init__()
         self.module = module
         self.name = name
+        self.lora: Any = None  # what ``adaptmed.lora`` puts here
         self.module.requires_grad_(requires_grad=False)
         self.train()
 
@@ -38,16 +40,16 @@ class FrozenEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Return the sha256 over the frozen weights; see :func:`fingerprint`."""
-        return fingerprint(self.module)
+        return fingerprint(self.module, without=() if self.lora is None else self.lora.parameters())
 
 
-def fingerprint(module: nn.Module) -> str:
+def fingerprint(module: nn.Module, *, without: Iterable[Tensor] = ()) -> str:
     """Return the sha256 over a network's frozen weights.
 
-    Covers every parameter that takes no gradient and every persistent floating-point buffer (BatchNorm statistics),
-    each as its shape and its values in fp32, in an order that does not depend on names. Equal weights under other
-    names, in another order, stored in fp16 or used at another image size give the same value. Tied weights count once;
-    integer buffers (counters, position ids) do not count.
+    Covers every parameter that takes no gradient and is not among ``without`` (LoRA), and every persistent
+    floating-point buffer (BatchNorm statistics), each as its shape and its values in fp32, in an order that does
+    not depend on names. Equal weights under other names, in another order, stored in fp16 or used at another image
+    size give the same value. Tied weights count once; integer buffers (counters, position ids) do not count.
 
     Example:
         >>> layer = nn.Linear(2, 2).requires_grad_(False)
@@ -56,7 +58,8 @@ def fingerprint(module: nn.Module) -> str:
     """
     state = module.state_dict(keep_vars=True).values()
     tensors = {id(tensor): tensor for tensor in state if isinstance(tensor, Tensor) and tensor.is_floating_point()}
-    digests = sorted(_digest(tensor) for tensor in tensors.values() if not tensor.requires_grad)
+    added = {id(tensor) for tensor in without}
+    digests = sorted(_digest(t) for key, t in tensors.items() if not t.requires_grad and key not in added)
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 

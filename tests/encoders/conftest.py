@@ -41,7 +41,11 @@ def tiny_clip(vision: dict | None = None, text: dict | None = None, kind: type =
 
 
 def clip_image(**vision: object) -> ImageEncoder:
-    return _open_clip.image_encoder(tiny_clip(vision).visual, name="open_clip:tiny")
+    visual = tiny_clip(vision).visual
+    for layer in visual.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(layer.weight)  # an untrained ResNet closes its branches with zeros
+    return _open_clip.image_encoder(visual, name="open_clip:tiny")
 
 
 def clip_timm() -> ImageEncoder:
