@@ -101,6 +101,8 @@ class Batch:
         text: Text Tokens, or ``None``.
         text_group: Equal numbers mean identical texts; -1 where there is no text.
         input_ids: Word ids of the texts, padded on the right, or ``None``.
+        ids_valid: False at padding of ``input_ids``.
+        pixels: Normalised images, when an encoder is trained in the loop, or ``None``.
     """
 
     rows: Int[Tensor, " batch"]
@@ -108,7 +110,9 @@ class Batch:
     image: Tokens | None
     text: Tokens | None
     text_group: Int[Tensor, " batch"]
-    input_ids: Int[Tensor, "batch token"] | None = None
+    input_ids: Int[Tensor, "batch id"] | None = None
+    ids_valid: Bool[Tensor, "batch id"] | None = None
+    pixels: Float[Tensor, "batch 3 height width_px"] | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -122,6 +126,8 @@ class Batch:
             text=None if self.text is None else self.text.to(device, dtype),
             text_group=self.text_group.to(device),
             input_ids=None if self.input_ids is None else self.input_ids.to(device),
+            ids_valid=None if self.ids_valid is None else self.ids_valid.to(device),
+            pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=True),
         )
 
 

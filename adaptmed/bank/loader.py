@@ -3,11 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from adaptmed.bank.read import Bank, Rows
 from adaptmed.errors import InputError, sentence
@@ -111,6 +113,7 @@ class BankLoader:
         position: Batches consumed so far; asked once when an iteration begins.
         window_rows: As in `epoch_batches`.
         dtype: Of the values; the stored dtype when ``None``.
+        pixels: From rows and the number of the epoch to normalised images, for encoders in the training loop.
 
     Raises:
         InputError: There are no rows, or ``drop_last`` leaves no batch.
@@ -128,10 +131,11 @@ class BankLoader:
         position: Callable[[], int] = lambda: 0,
         window_rows: int = 8192,
         dtype: torch.dtype | None = None,
+        pixels: Callable[[Rows, int], Tensor] | None = None,
     ) -> None:
         self.bank, self.rows, self.batch_size, self.seed = bank, np.asarray(rows, dtype=np.int64), batch_size, seed
         self.shuffle, self.drop_last, self.window_rows, self.dtype = shuffle, drop_last, window_rows, dtype
-        self._position = position
+        self._position, self._pixels = position, pixels
         if len(self) == 0:
             expected = f"at least {batch_size if drop_last else 1} rows"
             fix = "Choose another split, a smaller batch_size, or drop_last=False."
@@ -147,9 +151,12 @@ class BankLoader:
         batches = self.epoch(epoch)[offset:]
 
         def read(rows: Rows) -> Batch:
-            return self.bank.batch(rows, self.dtype)
+            batch = self.bank.batch(rows, self.dtype)
+            return batch if self._pixels is None else replace(batch, pixels=self._pixels(rows, epoch))
 
-        if not torch.cuda.is_available():  # on the CPU a second thread's kernels fight the step for the same cores
+        if (
+            not torch.cuda.is_available() and self._pixels is None
+        ):  # on the CPU a second thread's kernels fight the step for the same cores
             return map(read, batches)
         return prefetched(read, batches, workers=1, ahead=2)
 

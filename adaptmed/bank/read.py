@@ -114,13 +114,15 @@ class Bank:
         """Return everything the bank holds of these rows."""
         rows = np.asarray(rows, dtype=np.int64)
         texts = self.info.texts is not None
+        ids, ids_valid = self.input_ids(rows) if texts else (None, None)
         return Batch(
             rows=torch.from_numpy(rows),
             ids=tuple(self._ids[rows]),
             image=None if self.info.images is None else self.image_tokens(rows, dtype),
             text=self.text_tokens(rows, dtype) if texts else None,
             text_group=torch.from_numpy(self._index("text", rows)),
-            input_ids=self.input_ids(rows)[0] if texts else None,
+            input_ids=ids,
+            ids_valid=ids_valid,
         )
 
     def labels(self, rows: Rows) -> Float[Tensor, "n label"]:

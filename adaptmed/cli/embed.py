@@ -20,6 +20,7 @@ def embed(
     out: Path,
     image_encoder: str | None = None,
     text_encoder: str | None = None,
+    adaptor: Path | None = None,
     image_size_px: int | None = None,
     fit: Literal["crop", "pad", "squash"] | None = None,
     max_tokens: int | None = None,
@@ -51,6 +52,7 @@ def embed(
             tokens are stored.
         text_encoder: For example bundled:minilm-l6 or hf:emilyalsentzer/Bio_ClinicalBERT. Without it no text tokens
             are stored.
+        adaptor: Run folder or saved adaptor: take its encoders with the LoRA inside, instead of naming them.
         image_size_px: Side of the encoder's input in pixels; the encoder's own by default.
         fit: How an image becomes square: crop its longer side, pad its shorter side, or squash; the encoder's own way
             by default.
@@ -95,9 +97,22 @@ def embed(
         **chosen,
     )
     table = Manifest.read(manifest, labels=tuple(labels), class_column=class_column, uncertain=uncertain)
-    images = None if image_encoder is None else load_image_encoder(image_encoder, image_size_px=image_size_px)
-    texts = None if text_encoder is None else load_text_encoder(text_encoder)
+    if adaptor is not None:
+        images, texts = _encoders_of(adaptor, named=image_encoder or text_encoder or image_size_px)
+    else:
+        images = None if image_encoder is None else load_image_encoder(image_encoder, image_size_px=image_size_px)
+        texts = None if text_encoder is None else load_text_encoder(text_encoder)
     _run(table, images, texts, out, options)
+
+
+def _encoders_of(adaptor: Path, *, named: object) -> "tuple[ImageEncoder | None, TextEncoder | None]":
+    if named:
+        fix = "Leave --image-encoder, --text-encoder and --image-size-px out: the adaptor knows its encoders."
+        raise InputError(sentence("adaptor", expected="no encoder beside it", got=named, fix=fix))
+    from adaptmed.model import Adaptor
+
+    encoders = Adaptor.from_pretrained(adaptor).encoders
+    return encoders.image, encoders.text
 
 
 def _run(

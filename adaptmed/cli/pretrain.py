@@ -1,7 +1,10 @@
 """``adaptmed pretrain``: from a bank to a trained adaptor."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from adaptmed.tasks.online import Online
 
 
 def pretrain(
@@ -20,8 +23,16 @@ def pretrain(
     seed: int = 0,
     precision: Literal["fp32", "bf16"] = "bf16",
     device: str = "auto",
+    image_lora: str | None = None,
+    text_lora: str | None = None,
+    augment: bool = True,
+    checkpointing: bool = False,
+    accumulate: int = 1,
 ) -> None:
     """Train the fusion between two frozen encoders on the image-text pairs of a bank.
+
+    With --image-lora or --text-lora, LoRA inside that encoder is trained too: its images are read again and encoded in
+    every step, which takes the time of the encoder. Then `adaptmed embed m.csv --adaptor RUN` writes the tuned bank.
 
     Reads the `train` split only; `validate` decides when to stop and which epoch to keep; `test` is never read.
     Writes a run folder: `config.json`, `metrics.jsonl` (one line per epoch), `checkpoints/`, and the trained adaptor in
@@ -41,6 +52,11 @@ def pretrain(
         seed: Seed of weights, order, dropout and mismatched texts.
         precision: bf16 computes in mixed precision, fp32 exactly; weights are fp32 in both.
         device: auto, cpu or cuda.
+        image_lora: Train LoRA inside the image encoder, for example rank=8,roles=attention+mlp (or rank=8 alone).
+        text_lora: The same inside the text encoder.
+        augment: Change training images at random: small turns, shifts, scales and contrast, never a flip.
+        checkpointing: Compute activations again in the backward pass: less memory, more time.
+        accumulate: Batches whose gradients make one step; negatives come from one batch.
     """
     from dataclasses import replace
 
@@ -61,7 +77,20 @@ def pretrain(
     console = Console(soft_wrap=True)
     how = f" ({size}), at least {schedule.epochs} epochs, seed {seed}, into {out}"
     console.print(Text.assemble("Method ", (method, "bold"), how))
-    adaptor = train(Bank.open(bank), chosen, out, seed=seed, precision=precision, device=device, progress=True)
+    options: dict[str, Any] = {"seed": seed, "precision": precision, "device": device, "progress": True}
+    if image_lora is not None or text_lora is not None:
+        options["online"] = _online(image_lora, text_lora, augment, checkpointing, accumulate)
+    adaptor = train(Bank.open(bank), chosen, out, **options)
     adaptor.print_trainable_parameters()
     console.print(Text.assemble("Adaptor at its best epoch: ", (str(out / "adaptor"), "bold")))
     console.print(Text(f"Next: adaptmed study {bank} --adaptor {out} --out {out}-study"))
+
+
+def _online(
+    image_lora: str | None, text_lora: str | None, augment: bool, checkpointing: bool, accumulate: int
+) -> "Online":
+    from adaptmed.lora import LoRA
+    from adaptmed.tasks.online import Online
+
+    image, text = (None if said is None else LoRA.parse(said) for said in (image_lora, text_lora))
+    return Online(image_lora=image, text_lora=text, augment=augment, checkpointing=checkpointing, accumulate=accumulate)

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from adaptmed.bank import Bank
+from adaptmed.bank.format import StoredImages, StoredTexts
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion, build_fusion
 from adaptmed.heads.prompts import Prompts
 from adaptmed.model import Adaptor, trainable_parameters
+from adaptmed.records import EncoderRecord
 from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.study.arms import Arm, Outcome, adaptor_arms
 from adaptmed.study.cells import cell_path, read_cell, write_cell
@@ -235,17 +237,16 @@ def _reasons(truth: Truth, outcome: Outcome) -> dict[str, str]:
 def _check_tokens(bank: Bank, adaptor: Adaptor, run: Path) -> None:
     info = bank.info
     for stored, record in ((info.images, adaptor.encoders.image_record), (info.texts, adaptor.encoders.text_record)):
-        if stored is None or stored.fingerprint != record.fingerprint:
-            got = "none" if stored is None else f"Tokens of {stored.name} ({stored.fingerprint})"
-            raise InputError(
-                sentence(
-                    str(bank.folder),
-                    expected=f"Tokens of {record.name} ({record.fingerprint}), which {run} was trained on",
-                    got=got,
-                    fix="Give every bank the run that was trained on it, in the same order.",
-                )
-            )
+        if stored is None or (stored.fingerprint, stored.lora) != (record.fingerprint, record.lora):
+            got = "none" if stored is None else f"Tokens of {_encoder(stored)}"
+            expected = f"Tokens of {_encoder(record)}, which {run} was trained on"
+            fix = "Give every bank the run that was trained on it, in the same order."
+            raise InputError(sentence(str(bank.folder), expected=expected, got=got, fix=fix))
     if info.layout != adaptor.encoders.layout:
         expected = f"the layout {adaptor.encoders.layout}, which {run} was trained on"
         fix = "Embed with the same --layout and --grid."
         raise InputError(sentence(str(bank.folder), expected=expected, got=info.layout, fix=fix))
+
+
+def _encoder(facts: EncoderRecord | StoredImages | StoredTexts) -> str:
+    return f"{facts.name} ({facts.fingerprint}{'' if facts.lora is None else f', LoRA {facts.lora}'})"

@@ -30,6 +30,7 @@ from adaptmed.bank.write import (
 from adaptmed.data.images import prepare, read_image
 from adaptmed.data.manifest import Manifest
 from adaptmed.errors import InputError, sentence
+from adaptmed.records import inside, keep_lora
 from adaptmed.tasks.embed_options import EmbedOptions
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, TokenIds, Tokens
 
@@ -92,6 +93,8 @@ def embed(
     require_space(out, size.total_bytes - written)
     begin(out, plan)
     reopen(out, mended)
+    keep_lora(image_encoder, out / "image_lora")
+    keep_lora(text_encoder, out / "text_lora")
     report = progress or (lambda *_: None)
     if image_encoder is not None:
         _write_images(items.images, image_encoder, out, options, report)
@@ -191,8 +194,8 @@ def _plan(
 def _source(
     encoder: ImageEncoder | TextEncoder, *, preprocessing: Preprocessing | None = None, max_tokens: int | None = None
 ) -> TokenSource:
-    parameters = sum(parameter.numel() for parameter in encoder.module.parameters())
-    return TokenSource(encoder.name, encoder.fingerprint(), preprocessing, max_tokens, parameters=parameters)
+    parameters, lora = inside(encoder)
+    return TokenSource(encoder.name, encoder.fingerprint(), preprocessing, max_tokens, lora, parameters=parameters)
 
 
 def _forward(encoder: ImageEncoder | TextEncoder, *inputs: Tensor, options: EmbedOptions) -> Tokens:

@@ -18,6 +18,7 @@ from adaptmed.model import Adaptor
 from adaptmed.saving import find_adaptor
 from adaptmed.tasks.callbacks import KeepCheckpoints, MetricsLines, StopEarly
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
+from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
 from adaptmed.tasks.pretraining import Pretraining, step_seed
 from adaptmed.tasks.quiet import quiet_lightning
 from adaptmed.tasks.run_folder import BEST, LAST, open_run, read_metrics, write_seen
@@ -36,6 +37,7 @@ def pretrain(
     checkpoint_every: int = 50,
     progress: bool = False,
     callbacks: tuple[Callback, ...] = (),
+    online: Online | None = None,
 ) -> Adaptor:
     """Train a fresh adaptor on the ``train`` pairs of a bank; ``validate`` decides when to stop and what to keep.
 
@@ -52,9 +54,10 @@ def pretrain(
         checkpoint_every: Steps between two checkpoints.
         progress: Show a progress bar.
         callbacks: More of Lightning's callbacks.
+        online: Train LoRA inside the encoders too: images are read again from the manifest and encoded in the loop.
 
     Returns:
-        The adaptor at its best epoch, also saved to ``out/adaptor``; without encoders in memory.
+        The adaptor at its best epoch, also saved to ``out/adaptor``; without ``online`` no encoder is in memory.
 
     Raises:
         InputError: If the bank has fewer than two training pairs, or ``out`` holds another run.
@@ -73,28 +76,38 @@ def pretrain(
         )
     batch_size = min(method.schedule.batch_size, len(train))
     seen = _seen_patients(bank, train, validate)
-    open_run(out, run_config(bank, method, seed=seed, precision=precision))
+    open_run(out, run_config(bank, method, seed=seed, precision=precision, online=online))
     if (out / "adaptor").exists():
         return Adaptor.from_pretrained(find_adaptor(out), load_encoders=False)
     write_seen(out, seen)
     adaptor = fresh_adaptor(bank, method, train, seed=seed)
     epochs = method.schedule.epochs_of(len(train) // batch_size)
-    steps = epochs * (len(train) // batch_size)
+    per_epoch = len(train) // batch_size
+    accumulate = 1 if online is None else online.accumulate
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(seed, -2))
-        task = Pretraining(adaptor.fusion, method, seed=seed, steps=steps)
+        tuned = None if online is None else _tuned_encoders(adaptor, online, seed)
+        steps = epochs * -(-per_epoch // accumulate)
+        task = Pretraining(adaptor.fusion, method, seed=seed, steps=steps, online=tuned)
     monitor = "validate/loss" if len(validate) >= 2 else None
     with quiet_lightning():
-        trainer = _trainer(out, method, epochs, monitor, precision, device, checkpoint_every, progress, callbacks)
+        trainer = _trainer(
+            out, method, epochs, monitor, precision, device, checkpoint_every, progress, callbacks, accumulate
+        )
         loader = BankLoader(
             bank,
             train,
             batch_size=batch_size,
             seed=seed,
             drop_last=True,
-            position=lambda: trainer.global_step,
+            position=lambda: _consumed(trainer.global_step, per_epoch, accumulate),
+            pixels=_reader(bank, online, seed),
         )
-        judged = BankLoader(bank, validate, batch_size=batch_size, shuffle=False) if monitor else None
+        judged = (
+            BankLoader(bank, validate, batch_size=batch_size, shuffle=False, pixels=_reader(bank, online, None))
+            if monitor
+            else None
+        )
         resume = out / LAST if (out / LAST).exists() else None
         try:
             trainer.fit(task, loader, judged, ckpt_path=resume, weights_only=False)
@@ -105,6 +118,35 @@ def pretrain(
     _keep_best(task, out)
     adaptor.eval().save_pretrained(out / "adaptor", metrics=_last_metrics(out), labels=bank.info.labels)
     return adaptor
+
+
+def _consumed(steps: int, per_epoch: int, accumulate: int) -> int:
+    """Batches behind a number of steps; an epoch's last step may have gathered fewer than the others.
+
+    Example:
+        >>> [_consumed(steps, 5, 2) for steps in (1, 2, 3, 4)]
+        [2, 4, 5, 7]
+    """
+    epochs, steps = divmod(steps, -(-per_epoch // accumulate))
+    return epochs * per_epoch + steps * accumulate
+
+
+def _tuned_encoders(adaptor: Adaptor, online: Online, seed: int) -> OnlineEncoders:
+    """Load the encoders that are tuned, with fresh LoRA inside."""
+    if online.image_lora is not None:
+        adaptor.encoders.load_image().attach_lora("image", online.image_lora, seed=step_seed(seed, -3))
+    if online.text_lora is not None:
+        adaptor.encoders.load_text().attach_lora("text", online.text_lora, seed=step_seed(seed, -4))
+    return OnlineEncoders(adaptor.encoders, online)
+
+
+def _reader(bank: Bank, online: Online | None, seed: int | None) -> PixelReader | None:
+    """Reads images when the image encoder is tuned; changed at random by ``seed`` unless it is ``None``."""
+    if online is None or online.image_lora is None:
+        return None
+    assert bank.info.images is not None  # there are pairs
+    draws = seed if online.augment else None
+    return PixelReader(bank, bank.info.images.preprocessing, seed=draws, workers=online.workers)
 
 
 def fresh_adaptor(bank: Bank, method: Method, rows: NDArray[np.int64], *, seed: int) -> Adaptor:
@@ -131,7 +173,9 @@ def pairs_of(bank: Bank, split: str) -> NDArray[np.int64]:
     return rows[((frame["image_index"] >= 0) & (frame["text_index"] >= 0)).to_numpy()]
 
 
-def run_config(bank: Bank, method: Method, *, seed: int, precision: Precision) -> dict[str, object]:
+def run_config(
+    bank: Bank, method: Method, *, seed: int, precision: Precision, online: Online | None = None
+) -> dict[str, object]:
     """Everything that decides the result of a run, as JSON values."""
     images, texts = bank.info.images, bank.info.texts
     return {
@@ -143,6 +187,7 @@ def run_config(bank: Bank, method: Method, *, seed: int, precision: Precision) -
         "method": asdict(method),
         "seed": seed,
         "precision": precision,
+        "online": None if online is None else {k: v for k, v in asdict(online).items() if k != "workers"},
     }
 
 
@@ -174,6 +219,7 @@ def _trainer(
     checkpoint_every: int,
     progress: bool,
     callbacks: tuple[Callback, ...],
+    accumulate: int,
 ) -> lightning.Trainer:
     kept: list[Callback] = [MetricsLines(out)]
     if monitor:
@@ -188,6 +234,7 @@ def _trainer(
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         max_epochs=epochs,
         gradient_clip_val=method.schedule.clip,
+        accumulate_grad_batches=accumulate,
         callbacks=kept,
         plugins=[SafetensorsCheckpointIO()],
         logger=False,

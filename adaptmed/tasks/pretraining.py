@@ -16,6 +16,7 @@ from adaptmed.methods import Method, Schedule
 from adaptmed.objectives.contrastive import info_nce
 from adaptmed.objectives.matching import matching_loss
 from adaptmed.pretext.matching import MatchingHead, mismatched_texts
+from adaptmed.tasks.online import OnlineEncoders
 from adaptmed.types import Batch
 
 _VALIDATION_STEP = -10  # the seeds of validation's choices are those of no training step
@@ -73,12 +74,16 @@ class Pretraining(lightning.LightningModule):
         method: Losses and optimiser settings.
         seed: Of dropout, mismatched texts and the fresh matching head.
         steps: Steps of the whole run, which the schedule needs.
+        online: Encoders that are trained in the loop.
     """
 
     strict_loading = False
 
-    def __init__(self, fusion: Fusion, method: Method, *, seed: int, steps: int) -> None:
+    def __init__(
+        self, fusion: Fusion, method: Method, *, seed: int, steps: int, online: OnlineEncoders | None = None
+    ) -> None:
         super().__init__()
+        self.online = online
         self.fusion = fusion
         self.method = method
         self.seed = seed
@@ -92,9 +97,10 @@ class Pretraining(lightning.LightningModule):
         Raises:
             NonFiniteLossError: If the loss is NaN or infinite; nothing was updated from it.
         """
-        del batch_idx  # the global step says where the run stands, also after a resume
-        torch.manual_seed(step_seed(self.seed, self.global_step))
-        losses = self._losses(batch, self.global_step)
+        accumulate = 1 if self.online is None else self.online.online.accumulate
+        draw = self.global_step * accumulate + batch_idx % accumulate  # where the run stands, also after a resume
+        torch.manual_seed(step_seed(self.seed, draw))
+        losses = self._losses(batch, draw)
         loss = losses["loss"]
         self._items = batch.ids
         self._check_finite("loss", loss)
@@ -127,11 +133,26 @@ class Pretraining(lightning.LightningModule):
         with torch.no_grad():
             self.fusion.log_scale.clamp_(max=MAX_LOG_SCALE - 1e-4)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained and the fusion's buffers; pretrained weights never enter a checkpoint."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k in trained or not k.startswith("online.")}
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with linear warm-up and cosine decay."""
-        optimiser = torch.optim.AdamW(
-            parameter_groups(self, self.method.schedule.weight_decay), lr=self.method.schedule.learning_rate
+        groups = parameter_groups(
+            nn.ModuleList([self.fusion, self.head or nn.Identity()]), self.method.schedule.weight_decay
         )
+        if self.online is not None:
+            groups.append(
+                {
+                    "params": self.online.encoders.lora_parameters(),
+                    "lr": self.online.online.learning_rate,
+                    "weight_decay": 0.0,
+                }
+            )
+        optimiser = torch.optim.AdamW(groups, lr=self.method.schedule.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: learning_rate_factor(step, self.steps, self.method.schedule)
         )
@@ -151,6 +172,8 @@ class Pretraining(lightning.LightningModule):
 
     def _losses(self, batch: Batch, step: int) -> dict[str, Float[Tensor, ""]]:
         generator = torch.Generator().manual_seed(step_seed(self.seed, step))
+        if self.online is not None:
+            batch = self.online(batch)
         losses = contrastive_matching_losses(self.fusion, self.head, batch, self.method, generator)
         total = losses["contrastive"] + self.method.weight_matching * losses.get("matching", 0.0)
         return {**losses, "loss": total}

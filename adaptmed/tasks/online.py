@@ -1,0 +1,145 @@
+"""Encoders in the training loop: where LoRA is trained, images are read and encoded anew in every step."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from adaptmed.bank import Bank
+from adaptmed.bank.files import sha256_of
+from adaptmed.bank.layout import Layout, arrange_image, arrange_text
+from adaptmed.data.augment import augment
+from adaptmed.data.images import prepare, read_image
+from adaptmed.errors import InputError, sentence
+from adaptmed.frozen import FrozenEncoders
+from adaptmed.lora import LoRA
+from adaptmed.types import Batch, Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Online:
+    """How encoders are trained in the loop; a side without LoRA is read from the bank.
+
+    Attributes:
+        image_lora: LoRA inside the image encoder.
+        text_lora: LoRA inside the text encoder.
+        augment: Change training images at random (small turns, shifts, scales, contrast; no flip).
+        checkpointing: Compute activations again in the backward pass instead of keeping them.
+        accumulate: Batches whose gradients make one step; negatives come from one batch.
+        learning_rate: Peak rate of LoRA.
+        workers: Threads that read images.
+
+    Raises:
+        InputError: If nothing is to be trained, or a number is out of range.
+    """
+
+    image_lora: LoRA | None = None
+    text_lora: LoRA | None = None
+    augment: bool = True
+    checkpointing: bool = False
+    accumulate: int = 1
+    learning_rate: float = 3e-4
+    workers: int = field(default_factory=lambda: min(8, cpu_count() or 1))
+
+    def __post_init__(self) -> None:
+        if self.image_lora is None and self.text_lora is None:
+            fix = "Leave online out: the bank has all that is needed."
+            raise InputError(sentence("online", expected="LoRA in one encoder or both", got="none", fix=fix))
+        for name in ("accumulate", "workers"):
+            if getattr(self, name) < 1:
+                raise InputError(sentence(name, expected="at least 1", got=getattr(self, name), fix="Pass 1."))
+
+
+class OnlineEncoders(nn.Module):
+    """Gives a batch the Tokens of the encoders that have LoRA, in the bank's layout; the others keep the bank's.
+
+    Args:
+        encoders: With the tuned ones in memory.
+        online: Which are tuned, and whether activations are kept.
+    """
+
+    def __init__(self, encoders: FrozenEncoders, online: Online) -> None:
+        super().__init__()
+        self.encoders = encoders
+        self.online = online
+        self.layout = Layout.parse(encoders.layout)
+        if online.checkpointing:
+            for encoder, lora in ((encoders.image, online.image_lora), (encoders.text, online.text_lora)):
+                if encoder is not None and lora is not None:
+                    checkpoint_blocks(encoder.blocks)
+
+    def forward(self, batch: Batch) -> Batch:
+        """Encode pixels and word ids."""
+        if self.online.image_lora is not None:
+            assert self.encoders.image is not None  # pretrain loads what it tunes
+            assert batch.pixels is not None
+            batch = replace(batch, image=arrange_image(self.encoders.image(batch.pixels), self.layout), pixels=None)
+        if self.online.text_lora is not None:
+            assert self.encoders.text is not None
+            assert batch.input_ids is not None
+            assert batch.ids_valid is not None
+            batch = replace(batch, text=arrange_text(self.encoders.text(batch.input_ids, batch.ids_valid), self.layout))
+        return batch
+
+
+class PixelReader:
+    """Reads the images of a bank's rows from the files it was made of, each step anew.
+
+    Args:
+        bank: Its manifest must still stand where it was, with the same content.
+        preprocessing: How an image becomes the encoder's input.
+        seed: Of the random changes; ``None`` changes nothing.
+        workers: Threads.
+
+    Raises:
+        InputError: The manifest is gone or another one now.
+    """
+
+    def __init__(self, bank: Bank, preprocessing: Preprocessing, *, seed: int | None, workers: int) -> None:
+        path = Path(bank.info.manifest)
+        if not path.is_file() or sha256_of(path) != bank.info.manifest_sha256:
+            got = "another table now" if path.is_file() else "nothing there"
+            fix = "LoRA in the loop reads the images again: put the table back, or embed the new one."
+            raise InputError(sentence(str(path), expected="the table the bank was made of", got=got, fix=fix))
+        self.names = bank.rows["image"].astype(str).to_numpy(object)
+        self.root, self.preprocessing, self.seed = path.parent, preprocessing, seed
+        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="adaptmed-pixels")
+
+    def __call__(self, rows: NDArray[np.int64], epoch: int) -> Float[Tensor, "batch 3 height width_px"]:
+        """Read and prepare the images of these rows, changed by a draw of their own for this epoch."""
+        return torch.stack(list(self.pool.map(partial(self._one, epoch=epoch), rows.tolist())))
+
+    def _one(self, row: int, *, epoch: int) -> Float[Tensor, "3 height width_px"]:
+        pixels = prepare(read_image(self.root / self.names[row]), self.preprocessing)
+        if self.seed is None:
+            return pixels
+        draw = np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0]
+        return augment(pixels, seed=int(draw))
+
+
+def checkpoint_blocks(blocks: Sequence[nn.Module]) -> None:
+    """Let every block compute its activations again in the backward pass; names and state stay as they are."""
+    for block in blocks:
+        block.forward = _Again(block.forward)
+
+
+class _Again:
+    """A forward pass that keeps its inputs alone."""
+
+    def __init__(self, forward: Any) -> None:
+        self.plain = forward
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self.plain(*inputs, **options)
+        return checkpoint(self.plain, *inputs, use_reentrant=False, **options)

@@ -1,0 +1,250 @@
+"""Training with encoders in the loop: what moves, what is saved, and that it resumes exactly."""
+
+import copy
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file
+
+from adaptmed import Manifest, load_image_encoder, load_text_encoder
+from adaptmed.bank import Bank
+from adaptmed.cli import main
+from adaptmed.data.augment import augment
+from adaptmed.errors import InputError
+from adaptmed.lora import LoRA
+from adaptmed.model import Adaptor
+from adaptmed.study.run import StudySettings, prepare
+from adaptmed.tasks.embedding import EmbedOptions, embed
+from adaptmed.tasks.online import Online, PixelReader, checkpoint_blocks
+from adaptmed.tasks.pretrain import pretrain
+from adaptmed.tasks.run_folder import BEST, LAST
+from tests.encoders.conftest import bert_config, save_text_model
+from tests.tasks.training import METHOD, StopAfter, drop_seconds
+
+SHORT = replace(METHOD, schedule=replace(METHOD.schedule, epochs=2, batch_size=6))
+ONLINE = Online(image_lora=LoRA(rank=2), text_lora=LoRA(rank=2, roles=("attention", "mlp")), workers=2)
+SIDES = ("effusion", "nodule", "small", "large", "left", "right")
+
+
+def save_image_model(folder):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8)
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("online")
+    torch.manual_seed(0)
+    image = load_image_encoder(f"hf:{save_image_model(folder / 'vit')}")
+    text = load_text_encoder(f"hf:{save_text_model(folder / 'bert', bert_config())}")
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(40):
+        Image.fromarray(generator.integers(0, 255, (36, 40), dtype=np.uint8)).save(folder / f"{number}.png")
+        words = " ".join(generator.choice(SIDES, 4))
+        split = "train" if number < 26 else "validate" if number < 34 else "test"
+        rows.append({"image": f"{number}.png", "text": f"{words} seen", "patient": number, "split": split})
+    pd.DataFrame(rows).to_csv(folder / "m.csv", index=False)
+    options = EmbedOptions(layout=EmbedOptions().layout, dtype="float32", precision="fp32", workers=1)
+    return embed(Manifest.read(folder / "m.csv"), image, text, folder / "bank", options=options)
+
+
+@pytest.fixture(scope="module")
+def whole(bank, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    pretrain(bank, SHORT, out, device="cpu", checkpoint_every=1, online=ONLINE)
+    return out
+
+
+def tensors(out):
+    parts = ("adaptor.safetensors", "image_lora/adapter_model.safetensors", "text_lora/adapter_model.safetensors")
+    return {f"{part}: {name}": value for part in parts for name, value in load_file(out / "adaptor" / part).items()}
+
+
+def test_lora_and_fusion_are_trained_and_saved_and_the_pretrained_weights_are_not(bank, whole):
+    adaptor = Adaptor.from_pretrained(whole)
+    assert adaptor.encoders.image.fingerprint() == bank.info.images.fingerprint
+    assert adaptor.encoders.text.fingerprint() == bank.info.texts.fingerprint
+    moved = [value.abs().max() > 0 for name, value in tensors(whole).items() if "lora_B" in name]
+    assert len(moved) == 2 * 4 + 4 * 6
+    assert all(moved)
+
+
+def test_checkpoints_hold_no_pretrained_weight(whole):
+    for path in (whole / LAST, whole / BEST):
+        assert path.stat().st_size < 400_000
+    names = set(load_file(whole / "adaptor" / "image_lora" / "adapter_model.safetensors"))
+    assert all("lora_" in name for name in names)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6])
+def test_a_stopped_run_resumes_exactly(bank, whole, tmp_path, step):
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(bank, SHORT, out, device="cpu", checkpoint_every=1, online=ONLINE, callbacks=(StopAfter(step),))
+    pretrain(bank, SHORT, out, device="cpu", checkpoint_every=1, online=ONLINE)
+    assert drop_seconds(out) == drop_seconds(whole)
+    found = tensors(out)
+    for name, value in tensors(whole).items():
+        assert torch.equal(value, found[name]), name
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_with_gathered_gradients_too(bank, tmp_path, step):
+    online = replace(ONLINE, accumulate=3)
+    pretrain(bank, SHORT, tmp_path / "whole", device="cpu", checkpoint_every=1, online=online)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(
+            bank, SHORT, tmp_path / "run", device="cpu", checkpoint_every=1, online=online, callbacks=(StopAfter(step),)
+        )
+    pretrain(bank, SHORT, tmp_path / "run", device="cpu", checkpoint_every=1, online=online)
+    found = tensors(tmp_path / "run")
+    for name, value in tensors(tmp_path / "whole").items():
+        assert torch.equal(value, found[name]), name
+
+
+def test_activations_computed_again_give_the_same(bank, whole, tmp_path):
+    out = tmp_path / "run"
+    pretrain(bank, SHORT, out, device="cpu", online=replace(ONLINE, checkpointing=True))
+    found = tensors(out)
+    for name, value in tensors(whole).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_checkpointed_blocks_run_twice_in_training_and_once_without_gradients():
+    class Block(torch.nn.Module):
+        calls = 0
+
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            self.calls += 1
+            return self.linear(x)
+
+    block = Block()
+    checkpoint_blocks([block])
+    block(torch.ones(2, 3, requires_grad=True)).sum().backward()
+    assert block.calls == 2
+    with torch.no_grad():
+        block(torch.ones(2, 3))
+    assert block.calls == 3
+    assert set(block.state_dict()) == {"linear.weight", "linear.bias"}
+
+
+def test_one_side_alone_may_be_tuned(bank, tmp_path):
+    adaptor = pretrain(bank, SHORT, tmp_path / "run", device="cpu", online=Online(text_lora=LoRA(rank=2)))
+    assert adaptor.encoders.image is None
+    assert adaptor.encoders.text.lora is not None
+    assert not (tmp_path / "run" / "adaptor" / "image_lora").exists()
+
+
+def test_pixels_are_those_of_the_bank_and_changed_by_seed_epoch_and_row(bank):
+    facts = bank.info.images.preprocessing
+    plain, changed = (PixelReader(bank, facts, seed=seed, workers=2) for seed in (None, 7))
+    rows = np.array([3, 0])
+    encoder = load_image_encoder(bank.info.images.name)
+    with torch.no_grad():
+        values = encoder(plain(rows, 0)).values
+    torch.testing.assert_close(values, bank.image_tokens(rows).values, rtol=1e-4, atol=1e-5)
+    assert torch.equal(changed(rows, 1), changed(rows, 1))
+    assert torch.equal(changed(rows, 1)[1:], changed(rows[1:], 1))
+    assert not torch.equal(changed(rows, 1), changed(rows, 2))
+
+
+def test_no_picture_is_mirrored():
+    picture = torch.zeros(3, 64, 64)
+    picture[:, 24:40, 4:20] = 1.0
+    for seed in range(30):
+        changed = augment(picture, seed=seed)
+        assert changed[..., :32].sum() > 5 * changed[..., 32:].sum()
+
+
+def test_a_table_that_changed_is_refused(bank, tmp_path):
+    other = copy.copy(bank)
+    other.info = replace(bank.info, manifest_sha256="0" * 64)
+    with pytest.raises(InputError, match="the table the bank was made of, but got another table now"):
+        pretrain(other, SHORT, tmp_path / "run", device="cpu", online=ONLINE)
+    other.info = replace(bank.info, manifest=str(tmp_path / "gone.csv"))
+    with pytest.raises(InputError, match="but got nothing there"):
+        pretrain(other, SHORT, tmp_path / "other", device="cpu", online=ONLINE)
+
+
+def test_settings_that_train_no_encoder_are_refused():
+    with pytest.raises(InputError, match="`online`: expected LoRA in one encoder or both, but got none"):
+        Online()
+    with pytest.raises(InputError, match="`accumulate`: expected at least 1"):
+        Online(image_lora=LoRA(), accumulate=0)
+
+
+@pytest.fixture(scope="module")
+def tuned_bank(bank, whole, tmp_path_factory):
+    encoders = Adaptor.from_pretrained(whole).encoders
+    out = tmp_path_factory.mktemp("tuned") / "bank"
+    options = EmbedOptions(dtype="float32", precision="fp32", workers=1)
+    return embed(Manifest.read(bank.info.manifest), encoders.image, encoders.text, out, options=options)
+
+
+def test_a_bank_of_tuned_encoders_knows_and_keeps_their_lora(bank, whole, tuned_bank):
+    adaptor = Adaptor.from_pretrained(whole)
+    assert tuned_bank.info.images.lora == adaptor.encoders.image.lora.digest()
+    assert tuned_bank.info.images.fingerprint == bank.info.images.fingerprint
+    assert tuned_bank.info.images.parameters == bank.info.images.parameters
+    assert tuned_bank.info.images.token_key != bank.info.images.token_key
+    assert (tuned_bank.folder / "image_lora" / "adapter_model.safetensors").is_file()
+    rows = np.arange(3)
+    names = [bank.folder.parent / name for name in bank.rows["image"].iloc[rows]]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            adaptor.embed_images(tuned_bank.image_tokens(rows)), adaptor.embed_images(names), rtol=1e-4, atol=1e-5
+        )
+    assert not torch.allclose(tuned_bank.image_tokens(rows).values, bank.image_tokens(rows).values, atol=1e-4)
+
+
+def test_an_adaptor_trained_on_a_tuned_bank_takes_its_lora_along(bank, tuned_bank, tmp_path):
+    adaptor = pretrain(tuned_bank, SHORT, tmp_path / "run", device="cpu")
+    assert adaptor.encoders.image is None
+    other = Adaptor.from_pretrained(tmp_path / "run")
+    rows = np.arange(3)
+    names = [bank.folder.parent / name for name in bank.rows["image"].iloc[rows]]
+    with torch.no_grad():
+        expected = adaptor.embed_images(tuned_bank.image_tokens(rows))
+        torch.testing.assert_close(other.embed_images(names), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_tuned_run_is_refused_on_the_plain_bank(bank, whole):
+    plain = copy.copy(bank)
+    plain.rows = bank.rows.assign(a=np.arange(len(bank)) % 2)
+    plain.info = replace(bank.info, labels=("a",))
+    with pytest.raises(
+        InputError, match=r"Tokens of .*, LoRA [0-9a-f]{64}\), which .* was trained on, but got Tokens of"
+    ):
+        prepare(plain, whole, StudySettings(seeds=1, arms=("frozen",)))
+
+
+def run(words):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 0
+
+
+def test_the_commands_tune_and_embed(bank, tmp_path):
+    words = ["--method", "adaptor", "--epochs", "1", "--batch-size", "6", "--image-lora", "rank=2", "--no-augment"]
+    run(["pretrain", str(bank.folder), "--out", str(tmp_path / "run"), *words, "--accumulate", "2", "--device", "cpu"])
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["online"]["image_lora"]["rank"] == 2
+    assert (config["online"]["accumulate"], config["online"]["augment"]) == (2, False)
+    out = str(tmp_path / "tuned")
+    run(["embed", bank.info.manifest, "--adaptor", str(tmp_path / "run"), "--out", out, "--device", "cpu"])
+    assert Bank.open(out).info.images.lora is not None
+    assert Bank.open(out).info.texts.lora is None
