@@ -44,6 +44,19 @@ class Watch(Callback):
         self.ends.append(time.perf_counter())
 
 
+class InMemory:
+    """The batches as a loader: Lightning takes a list for several loaders."""
+
+    def __init__(self, batches: list) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
 def by_hand(fusion, batches) -> tuple[list[float], list[float]]:
     """The same training without any of our loop: peft on the library's module, torch's optimiser, a for loop."""
     encoder = load_image_encoder("bundled:dinov2-small")
@@ -95,7 +108,7 @@ def ours(adaptor, batches) -> tuple[list[float], list[float]]:
             callbacks=[watch],
             enable_model_summary=False,
             **quiet,
-        ).fit(task.train(), batches)
+        ).fit(task.train(), InMemory(batches))
     return watch.losses, watch.ends
 
 
