@@ -81,8 +81,8 @@ def pretrain(
         return Adaptor.from_pretrained(find_adaptor(out), load_encoders=False)
     write_seen(out, seen)
     adaptor = fresh_adaptor(bank, method, train, seed=seed)
-    epochs = method.schedule.epochs_of(len(train) // batch_size)
     per_epoch = len(train) // batch_size
+    epochs = method.schedule.epochs_of(per_epoch)
     accumulate = 1 if online is None else online.accumulate
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(seed, -2))
@@ -103,11 +103,8 @@ def pretrain(
             position=lambda: _consumed(trainer.global_step, per_epoch, accumulate),
             pixels=_reader(bank, online, seed),
         )
-        judged = (
-            BankLoader(bank, validate, batch_size=batch_size, shuffle=False, pixels=_reader(bank, online, None))
-            if monitor
-            else None
-        )
+        still = _reader(bank, online, None)
+        judged = BankLoader(bank, validate, batch_size=batch_size, shuffle=False, pixels=still) if monitor else None
         resume = out / LAST if (out / LAST).exists() else None
         try:
             trainer.fit(task, loader, judged, ckpt_path=resume, weights_only=False)
