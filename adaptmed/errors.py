@@ -29,6 +29,14 @@ class NonFiniteLossError(AdaptmedError):
     """A loss became NaN or infinite; the message names the items of that batch."""
 
 
+class LostProcessError(AdaptmedError):
+    """Another process of those that work together has ended; its own message says why."""
+
+
+class TerminatedError(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM; a checkpoint has been written."""
+
+
 def sentence(name: str, *, expected: str, got: object, fix: str) -> str:
     """Build the one sentence every error speaks in.
 

@@ -95,6 +95,9 @@ class Method:
     def __post_init__(self) -> None:
         _check_share("weight_image_to_text", self.weight_image_to_text)
         _check_share("matching_share", self.matching_share)
+        if not 0 <= self.token_dropout < 1:
+            got = self.token_dropout
+            raise InputError(sentence("token_dropout", expected="a share in [0, 1)", got=got, fix="Try 0.25."))
         if not self.weight_matching >= 0:
             got, fix = self.weight_matching, "Pass 0 to leave matching out."
             raise InputError(sentence("weight_matching", expected="0 or more", got=got, fix=fix))

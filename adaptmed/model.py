@@ -102,7 +102,6 @@ class Adaptor(nn.Module):
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.1,
-        token_dropout: float = 0.0,
         faithful: bool = False,
     ) -> Self:
         """Put a fresh fusion between the two encoders a bank was made with, without loading them.
@@ -113,7 +112,6 @@ class Adaptor(nn.Module):
             layers: Layers, shared between the modalities.
             heads: Attention heads.
             dropout: Dropout inside the fusion during training.
-            token_dropout: Share of tokens left out during training when a modality is read alone.
             faithful: The released arrangement, as in :meth:`from_encoders`.
 
         Raises:
@@ -122,8 +120,7 @@ class Adaptor(nn.Module):
         image, text = records_of(bank)
         assert bank.info.images is not None  # else there were no records
         grid, prefix = bank.info.images.grid, bank.info.images.prefix
-        sizes: dict[str, Any] = {"width": width, "layers": layers, "heads": heads}
-        sizes |= {"dropout": dropout, "token_dropout": token_dropout}
+        sizes: dict[str, Any] = {"width": width, "layers": layers, "heads": heads, "dropout": dropout}
         shape = _shape(image.width, text.width, grid, prefix, sizes, faithful=faithful)
         encoders = FrozenEncoders(image, text, bank.info.layout)
         encoders.find_lora(bank.folder)

@@ -7,6 +7,7 @@ Bars: pairs/s from the bank ÷ encoders in the loop >= 8; step from the bank ÷ 
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -32,11 +33,11 @@ def training_step(bank: Bank) -> Callable[[Batch], None]:
     head = MatchingHead(2 * fusion.width)
     groups = parameter_groups(torch.nn.ModuleList([fusion, head]), METHOD.schedule.weight_decay)
     optimiser = torch.optim.AdamW(groups, lr=METHOD.schedule.learning_rate)
-    generator = torch.Generator().manual_seed(0)
+    seeds = count()
 
     def step(batch: Batch) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses = contrastive_matching_losses(fusion, head, batch, METHOD, generator)
+            losses = contrastive_matching_losses(fusion, head, batch, METHOD, seed=next(seeds))
         optimiser.zero_grad()
         (losses["contrastive"] + losses["matching"]).backward()
         torch.nn.utils.clip_grad_norm_(fusion.parameters(), METHOD.schedule.clip)

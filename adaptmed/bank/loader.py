@@ -114,6 +114,7 @@ class BankLoader:
         window_rows: As in `epoch_batches`.
         dtype: Of the values; the stored dtype when ``None``.
         pixels: From rows and the number of the epoch to normalised images, for encoders in the training loop.
+        part: Which rows of every batch are read here, where several processes share it; may leave none of a last batch.
 
     Raises:
         InputError: There are no rows, or ``drop_last`` leaves no batch.
@@ -132,10 +133,11 @@ class BankLoader:
         window_rows: int = 8192,
         dtype: torch.dtype | None = None,
         pixels: Callable[[Rows, int], Tensor] | None = None,
+        part: slice = slice(None),
     ) -> None:
         self.bank, self.rows, self.batch_size, self.seed = bank, np.asarray(rows, dtype=np.int64), batch_size, seed
         self.shuffle, self.drop_last, self.window_rows, self.dtype = shuffle, drop_last, window_rows, dtype
-        self._position, self._pixels = position, pixels
+        self._position, self._pixels, self._part = position, pixels, part
         if len(self) == 0:
             expected = f"at least {batch_size if drop_last else 1} rows"
             fix = "Choose another split, a smaller batch_size, or drop_last=False."
@@ -148,7 +150,7 @@ class BankLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield what is left of the epoch that the run stands in."""
         epoch, offset = divmod(self._position(), len(self)) if self.shuffle else (0, 0)
-        batches = self.epoch(epoch)[offset:]
+        batches = [rows[self._part] for rows in self.epoch(epoch)[offset:]]
 
         def read(rows: Rows) -> Batch:
             batch = self.bank.batch(rows, self.dtype)

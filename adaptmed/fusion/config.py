@@ -27,8 +27,6 @@ class CrossConfig:
         layers: Number of layers, each shared between the modalities.
         heads: Attention heads; must divide ``width``.
         dropout: Dropout inside the layers during training, in [0, 1).
-        token_dropout: Share of each sequence's tokens left out during training when a modality is read alone, in
-            [0, 1); the first token always stays.
         image_grid: Grid at which image positions are learned; other grids are interpolated.
         image_prefix: Image tokens outside the grid (CLS, registers).
         faithful: Build the arrangement of the paper's released code instead (see ``ReleasedCrossFusion``).
@@ -40,7 +38,6 @@ class CrossConfig:
     layers: int = 2
     heads: int = 4
     dropout: float = 0.1
-    token_dropout: float = 0.0
     image_grid: tuple[int, int] = (8, 8)
     image_prefix: int = 1
     faithful: bool = False
@@ -60,9 +57,8 @@ class CrossConfig:
                     fix="Choose another width or number of heads.",
                 )
             )
-        for name in ("dropout", "token_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(sentence(name, expected="a share in [0, 1)", got=getattr(self, name), fix="Try 0.1."))
+        if not 0 <= self.dropout < 1:
+            raise InputError(sentence("dropout", expected="a share in [0, 1)", got=self.dropout, fix="Try 0.1."))
 
     @classmethod
     def released(cls, image_width: int, text_width: int = 768) -> Self:

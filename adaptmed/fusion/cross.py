@@ -14,8 +14,8 @@ from adaptmed.errors import InputError, sentence
 from adaptmed.fusion.config import MAX_LOG_SCALE, CrossConfig
 from adaptmed.fusion.standardise import Standardise
 from adaptmed.layers.attention import Block
-from adaptmed.layers.padding import by_length
-from adaptmed.layers.pooling import drop_tokens, masked_mean
+from adaptmed.layers.padding import by_length, compact
+from adaptmed.layers.pooling import masked_mean
 from adaptmed.layers.positions import GridPositions
 from adaptmed.types import Fused, Tokens
 
@@ -124,11 +124,11 @@ class CrossFusion(nn.Module):
     def _alone(
         self, x: Float[Tensor, "batch token width"], tokens: Tokens
     ) -> tuple[Float[Tensor, "batch kept width"], Bool[Tensor, "batch kept"]]:
-        """Pass one modality through the layers, in training without the tokens that are dropped."""
-        if self.training and self.config.token_dropout:
-            x, valid = drop_tokens(x, tokens.valid, self.config.token_dropout)
-            return self._read(x, None if tokens.grid is not None and bool(valid.all()) else valid), valid
-        return self._read(x, _padding(tokens)), tokens.valid
+        """Pass one modality through the layers; what is padding is not computed."""
+        valid = tokens.valid
+        if not bool(valid.all()):
+            x, valid = compact(x, valid)
+        return self._read(x, None if bool(valid.all()) else valid), valid
 
     def _read(
         self, x: Float[Tensor, "batch token width"], valid: Bool[Tensor, "batch token"] | None

@@ -1,20 +1,35 @@
-"""Padding is not computed: a batch of texts is cut into groups of similar length."""
+"""Padding is not computed: valid tokens move together, and a batch of texts is cut into groups of similar length."""
 
 from dataclasses import replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from adaptmed.types import Tokens
 
 
+def compact(
+    values: Float[Tensor, "batch token width"], valid: Bool[Tensor, "batch token"]
+) -> tuple[Float[Tensor, "batch kept width"], Bool[Tensor, "batch kept"]]:
+    """Move every item's valid tokens to the front, in their order, and cut what no item needs; at least one stays.
+
+    Example:
+        >>> values, valid = compact(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[True, False, True]]))
+        >>> values.flatten().tolist(), valid.tolist()
+        ([1.0, 3.0], [[True, True]])
+    """
+    longest = max(1, int(valid.sum(1).max())) if len(valid) else 1
+    order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+    return values.gather(1, order[:, :, None].expand(-1, -1, values.shape[2])), valid.gather(1, order)
+
+
 def by_length(tokens: Tokens, *, group: int = 32) -> list[tuple[Int[Tensor, " n"], Tokens]]:
-    """Cut a padded batch into groups of similar length, each trimmed to its own longest item.
+    """Cut a padded batch into groups of similar length, each without the padding that none of its items needs.
 
     Args:
-        tokens: Padded anywhere; only what follows every valid token is cut.
-        group: Items per group; a batch no larger than this stays one group, trimmed.
+        tokens: Padded anywhere; the order of the valid tokens is kept.
+        group: Items per group; a batch no larger than this stays one group.
 
     Returns:
         Row numbers and Tokens of every group; every row once.
@@ -25,11 +40,9 @@ def by_length(tokens: Tokens, *, group: int = 32) -> list[tuple[Int[Tensor, " n"
         >>> [(rows.tolist(), part.values.shape[1]) for rows, part in groups]
         [([1], 1), ([0], 3)]
     """
-    token = torch.arange(1, tokens.valid.shape[1] + 1, device=tokens.valid.device)
-    lengths = (tokens.valid * token).amax(1)  # up to the last valid token, wherever the padding is
     groups = []
-    for rows in lengths.argsort(stable=True).split(group):
-        longest = max(1, int(lengths[rows].max()))
+    for rows in tokens.valid.sum(1).argsort(stable=True).split(group):
         part = tokens.select(rows)
-        groups.append((rows, replace(part, values=part.values[:, :longest], valid=part.valid[:, :longest])))
+        values, valid = compact(part.values, part.valid)
+        groups.append((rows, replace(part, values=values, valid=valid)))
     return groups

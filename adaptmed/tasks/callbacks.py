@@ -1,6 +1,8 @@
 """What happens around training steps: checkpoints that resume exactly, and one line of metrics per epoch."""
 
 import shutil
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
-from adaptmed.errors import NonFiniteLossError
+from adaptmed.errors import NonFiniteLossError, TerminatedError
 from adaptmed.tasks.run_folder import BEST, LAST, PREVIOUS, append_metrics
 
 LEAST_GAIN = 1e-5
@@ -42,7 +44,8 @@ class StopEarly(Callback):
         value = float(trainer.callback_metrics[self.monitor])
         better = value < self.lowest - LEAST_GAIN
         self.lowest, self.waited = (value, 0) if better else (self.lowest, self.waited + 1)
-        trainer.should_stop = trainer.should_stop or self.waited >= self.patience
+        enough = trainer.strategy.reduce_boolean_decision(self.waited >= self.patience, all=False)
+        trainer.should_stop = trainer.should_stop or enough
 
     def state_dict(self) -> dict[str, Any]:
         """Return the lowest value so far and the epochs since."""
@@ -83,7 +86,7 @@ class KeepCheckpoints(Callback):
         """Write ``last`` inside an epoch; its last step is followed by validation and the epoch's own checkpoint."""
         del pl_module, outputs, batch
         if trainer.global_step % self.every == 0 and batch_idx + 1 < trainer.num_training_batches:
-            self._save(trainer)
+            self.save(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write ``best`` and ``last``, in this order, so that ``last`` never knows of a best that is not there."""
@@ -92,20 +95,22 @@ class KeepCheckpoints(Callback):
         if self.monitor is None or value < self.lowest:
             self.lowest = value
             trainer.save_checkpoint(self.out / BEST, weights_only=True)
-        self._save(trainer)
+        self.save(trainer)
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
         """Take back a checkpoint of weights whose very first loss was not finite."""
         del pl_module
-        if isinstance(exception, NonFiniteLossError) and self.written == trainer.global_step:
+        broken = isinstance(exception, NonFiniteLossError) and self.written == trainer.global_step
+        if broken and trainer.is_global_zero:
             (self.out / LAST).unlink()
             if (self.out / PREVIOUS).exists():
                 (self.out / PREVIOUS).replace(self.out / LAST)
 
-    def _save(self, trainer: lightning.Trainer) -> None:
-        if (self.out / LAST).exists():
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Write ``last``, and keep the one before it as ``previous``."""
+        if trainer.is_global_zero and (self.out / LAST).exists():
             shutil.copyfile(self.out / LAST, fresh := self.out / f"{PREVIOUS}.tmp")
             fresh.replace(self.out / PREVIOUS)
         trainer.save_checkpoint(self.out / LAST)
@@ -154,7 +159,8 @@ class MetricsLines(Callback):
         judged = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         line = {"step": trainer.global_step, "epoch": trainer.current_epoch, **means, **judged, "learning_rate": rate}
-        append_metrics(self.out, {**line, "seconds": round(time.monotonic() - self.started, 1)})
+        if trainer.is_global_zero:
+            append_metrics(self.out, {**line, "seconds": round(time.monotonic() - self.started, 1)})
         self.sums, self.steps = {}, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -164,3 +170,55 @@ class MetricsLines(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the sums of the epoch that is resumed."""
         self.sums, self.steps = state_dict["sums"], state_dict["steps"]
+
+
+class StopOnSigterm(Callback):
+    """Ends training at the first whole step after SIGTERM, with a checkpoint; clusters send it before they preempt.
+
+    Lightning's own handling ends without a checkpoint, and among several processes talks to the others from inside the
+    signal handler. Every process stops at the same step, whichever of them the signal has reached. During validation
+    the signal waits for its end; the last checkpoint stands meanwhile. Must come last among the callbacks.
+
+    Args:
+        checkpoints: Writes the checkpoint.
+    """
+
+    def __init__(self, checkpoints: KeepCheckpoints) -> None:
+        self.checkpoints = checkpoints
+        self.asked = False
+        self.step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take the signal over from Lightning, which gives it back when training ends."""
+        del pl_module
+        self.step, self.asked = trainer.global_step, trainer.received_sigterm
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Stop after a whole step; the epoch's last one is followed by validation and the epoch's own checkpoint."""
+        del pl_module, outputs, batch
+        if trainer.global_step > self.step and batch_idx + 1 < trainer.num_training_batches:
+            self.step = trainer.global_step
+            self._stop(trainer, save=self.checkpoints.written != trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop after the epoch's checkpoint."""
+        del pl_module
+        self.step = trainer.global_step
+        self._stop(trainer, save=False)
+
+    def _stop(self, trainer: lightning.Trainer, *, save: bool) -> None:
+        if not trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+            return
+        self.asked = True
+        if save:
+            self.checkpoints.save(trainer)
+        raise TerminatedError

@@ -1,13 +1,14 @@
 """From a bank and a method to a trained adaptor in a run folder, stopped and resumed at will."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
 from adaptmed.bank import Bank, BankLoader
@@ -16,14 +17,12 @@ from adaptmed.errors import InputError, OverlapError, sentence
 from adaptmed.methods import Method
 from adaptmed.model import Adaptor
 from adaptmed.saving import find_adaptor
-from adaptmed.tasks.callbacks import KeepCheckpoints, MetricsLines, StopEarly
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
 from adaptmed.tasks.pretraining import Pretraining, step_seed
-from adaptmed.tasks.quiet import quiet_lightning
-from adaptmed.tasks.run_folder import BEST, LAST, open_run, read_metrics, write_seen
-
-Precision = Literal["fp32", "bf16"]
+from adaptmed.tasks.processes import join
+from adaptmed.tasks.run_folder import BEST, open_run, read_metrics, write_seen
+from adaptmed.tasks.trainer import Length, Precision, fit_or_resume, run_trainer
 
 
 def pretrain(
@@ -38,11 +37,14 @@ def pretrain(
     progress: bool = False,
     callbacks: tuple[Callback, ...] = (),
     online: Online | None = None,
+    strategy: str = "ddp",
 ) -> Adaptor:
     """Train a fresh adaptor on the ``train`` pairs of a bank; ``validate`` decides when to stop and what to keep.
 
     Running it again with the same arguments goes on where it stopped, bit for bit on the CPU, or returns the
-    finished adaptor.
+    finished adaptor. Started by torchrun, the processes share every batch: negatives come from all of it, and losses
+    and gradients are those of one process (dropout inside layers aside, which every process draws for itself). A run
+    may go on with another number of processes.
 
     Args:
         bank: Image-text pairs with a ``train`` split.
@@ -55,14 +57,18 @@ def pretrain(
         progress: Show a progress bar.
         callbacks: More of Lightning's callbacks.
         online: Train LoRA inside the encoders too: images are read again from the manifest and encoded in the loop.
+        strategy: How Lightning lets several processes share the work. Only ``ddp`` is tested; ``fsdp`` is passed on.
 
     Returns:
         The adaptor at its best epoch, also saved to ``out/adaptor``; without ``online`` no encoder is in memory.
 
     Raises:
-        InputError: If the bank has fewer than two training pairs, or ``out`` holds another run.
+        InputError: If the bank has fewer than two training pairs, ``out`` holds another run, or the batch size is no
+            multiple of the number of processes.
         OverlapError: If a patient stands in two of the splits.
         NonFiniteLossError: If a loss becomes NaN; the last good checkpoint stays.
+        TerminatedError: If SIGTERM came; a checkpoint was written.
+        LostProcessError: If another process has ended.
     """
     train, validate = pairs_of(bank, "train"), pairs_of(bank, "validate")
     if len(train) < 2:
@@ -74,47 +80,66 @@ def pretrain(
                 fix="Check the manifest's split column and that both encoders were given to `adaptmed embed`.",
             )
         )
+    processes = join(device)
+    processes.require_shares("batch_size", method.schedule.batch_size)
     batch_size = min(method.schedule.batch_size, len(train))
     seen = _seen_patients(bank, train, validate)
-    open_run(out, run_config(bank, method, seed=seed, precision=precision, online=online))
-    if (out / "adaptor").exists():
+    config = run_config(bank, method, seed=seed, precision=precision, online=online)
+    if processes.agreed(lambda: _is_finished(out, config, seen)):
         return Adaptor.from_pretrained(find_adaptor(out), load_encoders=False)
-    write_seen(out, seen)
     adaptor = fresh_adaptor(bank, method, train, seed=seed)
     per_epoch = len(train) // batch_size
-    epochs = method.schedule.epochs_of(per_epoch)
-    accumulate = 1 if online is None else online.accumulate
+    length = _length(method, per_epoch, judged=len(validate) >= 2, online=online)
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(seed, -2))
         tuned = None if online is None else _tuned_encoders(adaptor, online, seed)
-        steps = epochs * -(-per_epoch // accumulate)
+        steps = length.epochs * -(-per_epoch // length.accumulate)
         task = Pretraining(adaptor.fusion, method, seed=seed, steps=steps, online=tuned)
-    monitor = "validate/loss" if len(validate) >= 2 else None
-    with quiet_lightning():
-        trainer = _trainer(
-            out, method, epochs, monitor, precision, device, checkpoint_every, progress, callbacks, accumulate
-        )
-        loader = BankLoader(
+
+    def loaders(trainer: lightning.Trainer) -> tuple[BankLoader, BankLoader | None]:
+        train_batches = BankLoader(
             bank,
             train,
             batch_size=batch_size,
             seed=seed,
             drop_last=True,
-            position=lambda: _consumed(trainer.global_step, per_epoch, accumulate),
+            position=lambda: _consumed(trainer.global_step, per_epoch, length.accumulate),
             pixels=_reader(bank, online, seed),
+            part=processes.part,
         )
-        still = _reader(bank, online, None)
-        judged = BankLoader(bank, validate, batch_size=batch_size, shuffle=False, pixels=still) if monitor else None
-        resume = out / LAST if (out / LAST).exists() else None
-        try:
-            trainer.fit(task, loader, judged, ckpt_path=resume, weights_only=False)
-        except SystemExit as stop:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from stop
-    if not trainer.state.finished:
-        raise KeyboardInterrupt
+        if length.monitor is None:
+            return train_batches, None
+        still, part = _reader(bank, online, None), processes.part
+        return train_batches, BankLoader(bank, validate, batch_size=batch_size, shuffle=False, pixels=still, part=part)
+
+    how: dict[str, Any] = {"precision": precision, "device": device, "strategy": strategy, "progress": progress}
+    trainer = run_trainer(out, length, processes, checkpoint_every=checkpoint_every, callbacks=callbacks, **how)
+    fit_or_resume(trainer, task, loaders, out, processes)
     _keep_best(task, out)
-    adaptor.eval().save_pretrained(out / "adaptor", metrics=_last_metrics(out), labels=bank.info.labels)
+    facts: dict[str, Any] = {"metrics": _last_metrics(out), "labels": bank.info.labels}
+    processes.agreed(lambda: adaptor.eval().save_pretrained(out / "adaptor", **facts))
     return adaptor
+
+
+def _is_finished(out: Path, config: Mapping[str, object], seen: list[str]) -> bool:
+    """Open the run folder, record whose data will be read, and tell whether its adaptor is there already."""
+    open_run(out, config)
+    if (out / "adaptor").exists():
+        return True
+    write_seen(out, seen)
+    return False
+
+
+def _length(method: Method, per_epoch: int, *, judged: bool, online: Online | None) -> Length:
+    schedule = method.schedule
+    epochs = schedule.epochs_of(per_epoch)
+    return Length(
+        epochs=epochs,
+        monitor="validate/loss" if judged else None,
+        patience=schedule.patience * max(1, epochs // schedule.epochs),  # short epochs say less each
+        clip=schedule.clip,
+        accumulate=1 if online is None else online.accumulate,
+    )
 
 
 def _consumed(steps: int, per_epoch: int, accumulate: int) -> int:
@@ -156,7 +181,6 @@ def fresh_adaptor(bank: Bank, method: Method, rows: NDArray[np.int64], *, seed: 
             layers=method.layers,
             heads=method.heads,
             dropout=method.dropout,
-            token_dropout=method.token_dropout,
             faithful=method.faithful,
         )
     adaptor.standardise(bank, rows)
@@ -204,44 +228,6 @@ def _seen_patients(bank: Bank, train: NDArray[np.int64], validate: NDArray[np.in
             )
         )
     return patient_digest(sorted(seen))
-
-
-def _trainer(
-    out: Path,
-    method: Method,
-    epochs: int,
-    monitor: str | None,
-    precision: Precision,
-    device: str,
-    checkpoint_every: int,
-    progress: bool,
-    callbacks: tuple[Callback, ...],
-    accumulate: int,
-) -> lightning.Trainer:
-    kept: list[Callback] = [MetricsLines(out)]
-    if monitor:
-        patience = method.schedule.patience * max(1, epochs // method.schedule.epochs)  # short epochs say less each
-        kept.append(StopEarly(monitor, patience=patience))
-    kept += [KeepCheckpoints(out, every=checkpoint_every, monitor=monitor), *callbacks]
-    if progress:
-        kept.append(TQDMProgressBar(leave=False))
-    return lightning.Trainer(
-        accelerator=device,
-        devices=1,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-        max_epochs=epochs,
-        gradient_clip_val=method.schedule.clip,
-        accumulate_grad_batches=accumulate,
-        callbacks=kept,
-        plugins=[SafetensorsCheckpointIO()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=out,
-    )
 
 
 def _keep_best(task: Pretraining, out: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -15,15 +15,19 @@ from adaptmed.fusion.config import MAX_LOG_SCALE
 from adaptmed.methods import Method, Schedule
 from adaptmed.objectives.contrastive import info_nce
 from adaptmed.objectives.matching import matching_loss
+from adaptmed.pretext.dropping import drop_tokens
 from adaptmed.pretext.matching import MatchingHead, mismatched_texts
 from adaptmed.tasks.online import OnlineEncoders
+from adaptmed.tasks.processes import CutBatch, Processes
 from adaptmed.types import Batch
 
+ALONE = CutBatch(Processes(), lambda part: part[None])
+"""A batch that one process holds whole."""
 _VALIDATION_STEP = -10  # the seeds of validation's choices are those of no training step
 
 
 def contrastive_matching_losses(
-    fusion: Fusion, head: MatchingHead | None, batch: Batch, method: Method, generator: torch.Generator
+    fusion: Fusion, head: MatchingHead | None, batch: Batch, method: Method, *, seed: int, cut: CutBatch = ALONE
 ) -> dict[str, Float[Tensor, ""]]:
     """Compute the losses of the Adaptor method on one batch of pairs.
 
@@ -33,34 +37,45 @@ def contrastive_matching_losses(
     Args:
         fusion: The trainable part.
         head: Of matching; ``None`` leaves matching out.
-        batch: Image-text pairs.
+        batch: Image-text pairs: this process's part of the batch.
         method: Weights and options.
-        generator: Source of the mismatched texts.
+        seed: Of the dropped tokens and the mismatched texts.
+        cut: How the batch lies over processes; every process returns the losses of the whole batch.
 
     Returns:
         Unweighted losses by name, and ``dropped``: how many mismatched pairs found no different text.
     """
     assert batch.image is not None  # the loader takes pairs only
     assert batch.text is not None
+    share = method.token_dropout if fusion.training else 0.0
+    image = drop_tokens(batch.image, share, items=batch.rows, seed=step_seed(seed, 1))
+    text = drop_tokens(batch.text, share, items=batch.rows, seed=step_seed(seed, 2))
+    group = cut.whole(batch.text_group)
     contrastive = info_nce(
-        fusion.embed_image(batch.image),
-        fusion.embed_text(batch.text),
+        cut.whole(fusion.embed_image(image)),
+        cut.whole(fusion.embed_text(text)),
         scale=fusion.scale(),
         weight_image_to_text=method.weight_image_to_text,
-        text_group=batch.text_group if method.positives == "identical-text" else None,
+        text_group=group if method.positives == "identical-text" else None,
     )
-    losses = {"contrastive": contrastive}
-    if head is not None:
-        items = torch.arange(min(len(batch), max(2, round(method.matching_share * len(batch)))))
-        keep = (items % 2 == 0).to(batch.text_group.device)
-        other, found = mismatched_texts(batch.text_group, generator)
-        items = items.to(keep.device)
-        choice = torch.where(keep, items, other[items])
-        matches = keep.float().masked_fill(~keep & ~found[items], math.nan)
-        joint = fusion.fuse(batch.image.select(items), batch.text.select(choice))[2]
-        losses["matching"] = matching_loss(head(joint).float(), matches)
-        losses["dropped"] = matches.isnan().sum().float()
-    return losses
+    if head is None:
+        return {"contrastive": contrastive}
+    items = torch.arange(min(len(group), max(2, round(method.matching_share * len(group)))), device=group.device)
+    choice, matches = _matching_pairs(group, items, seed)
+    mine = torch.arange(len(items), device=group.device)[cut.processes.part]
+    texts = cut.tokens_of(batch.text, choice).select(mine)
+    joint = fusion.fuse(batch.image.select(mine // cut.processes.world), texts)[2]
+    matching = matching_loss(cut.whole(head(joint).float()), matches)
+    return {"contrastive": contrastive, "matching": matching, "dropped": matches.isnan().sum().float()}
+
+
+def _matching_pairs(
+    group: Int[Tensor, " batch"], items: Int[Tensor, " k"], seed: int
+) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
+    """Choose whose text stands beside each item, and say whether it is its own; NaN where there is none to choose."""
+    keep = items % 2 == 0
+    other, found = mismatched_texts(group, torch.Generator().manual_seed(seed))
+    return torch.where(keep, items, other[items]), keep.float().masked_fill(~keep & ~found[items], math.nan)
 
 
 class Pretraining(lightning.LightningModule):
@@ -99,7 +114,7 @@ class Pretraining(lightning.LightningModule):
         """
         accumulate = 1 if self.online is None else self.online.online.accumulate
         draw = self.global_step * accumulate + batch_idx % accumulate  # where the run stands, also after a resume
-        torch.manual_seed(step_seed(self.seed, draw))
+        torch.manual_seed(step_seed(self.seed, draw) + self.global_rank)  # of dropout inside layers
         losses = self._losses(batch, draw)
         loss = losses["loss"]
         self._items = batch.ids
@@ -170,11 +185,17 @@ class Pretraining(lightning.LightningModule):
                 )
             )
 
+    def _gathered(self, part: Tensor) -> Tensor:
+        gathered = self.all_gather(part, sync_grads=True)
+        assert isinstance(gathered, Tensor)  # as what was given
+        return gathered
+
     def _losses(self, batch: Batch, step: int) -> dict[str, Float[Tensor, ""]]:
-        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
         if self.online is not None:
             batch = self.online(batch)
-        losses = contrastive_matching_losses(self.fusion, self.head, batch, self.method, generator)
+        cut = CutBatch(Processes(self.global_rank, self.trainer.world_size), self._gathered)
+        seed = step_seed(self.seed, step)
+        losses = contrastive_matching_losses(self.fusion, self.head, batch, self.method, seed=seed, cut=cut)
         total = losses["contrastive"] + self.method.weight_matching * losses.get("matching", 0.0)
         return {**losses, "loss": total}
 

@@ -1,13 +1,16 @@
-"""Dropping, grouping and pooling tokens; attention without any key."""
+"""Draws per item; grouping, compacting and pooling tokens; attention without any key."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest
 
 from adaptmed.layers.attention import Attention
-from adaptmed.layers.padding import by_length
-from adaptmed.layers.pooling import drop_tokens, masked_mean
+from adaptmed.layers.draws import item_draws
+from adaptmed.layers.padding import by_length, compact
+from adaptmed.layers.pooling import masked_mean
 from adaptmed.layers.positions import GridPositions
 from adaptmed.types import Tokens
 
@@ -26,23 +29,39 @@ def test_groups_hold_every_row_once_and_nothing_valid_is_cut(lengths, group):
         assert part.valid.sum() == valid[rows].sum()
 
 
-@given(st.integers(1, 20), st.floats(0, 0.95), st.integers(0, 99))
-@settings(deadline=None)
-def test_dropping_keeps_the_first_token_the_order_and_the_share(token, share, seed):
-    torch.manual_seed(seed)
-    values = torch.arange(token, dtype=torch.float32).expand(3, token)[:, :, None]
-    kept, valid = drop_tokens(values, torch.ones(3, token, dtype=torch.bool), share)
-    assert kept.shape == (3, max(1, round(token * (1 - share))), 1)
-    assert (kept[:, 0] == 0).all()
-    assert (kept[:, 1:] > kept[:, :-1]).all()
-    assert valid.all()
-
-
-def test_every_item_drops_its_own_tokens():
+def test_compacting_keeps_order_and_every_valid_token():
     torch.manual_seed(0)
-    values = torch.arange(40.0).expand(2, 40)[:, :, None]
-    kept, _ = drop_tokens(values, torch.ones(2, 40, dtype=torch.bool), 0.5)
-    assert not torch.equal(kept[0], kept[1])
+    valid = torch.rand(6, 9) < 0.5
+    valid[0] = False
+    values = torch.arange(54.0).reshape(6, 9, 1)
+    kept, kept_valid = compact(values, valid)
+    assert kept.shape[1] == valid.sum(1).max()
+    for item in range(6):
+        assert torch.equal(kept[item][kept_valid[item]], values[item][valid[item]])
+
+
+def test_draws_are_the_published_splitmix():
+    def mixed(state):  # in Python's unbounded integers
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        return state ^ (state >> 31)
+
+    assert mixed(0) == 0xE220A8397B1DCDAF  # the first output of the authors' generator from seed 0
+    found = item_draws(torch.tensor([3, 2**40]), 4, seed=2**63 + 17)
+    for row, item in enumerate((3, 2**40)):
+        for place in range(4):
+            bits = mixed(mixed(mixed(2**63 + 17) ^ item) ^ place) % 2**24
+            assert found[row, place].item() == bits / 2**24
+
+
+def test_draws_are_uniform_and_of_each_item_its_own():
+    draws = item_draws(torch.arange(400), 50, seed=11)
+    assert kstest(draws.flatten().numpy(), "uniform").pvalue > 0.001
+    assert kstest(item_draws(torch.tensor([7]), 5000, seed=1)[0].numpy(), "uniform").pvalue > 0.001
+    assert abs(np.corrcoef(draws[:-1].flatten(), draws[1:].flatten())[0, 1]) < 0.03
+    assert not torch.equal(draws, item_draws(torch.arange(400), 50, seed=12))
+    assert torch.equal(draws[::2], item_draws(torch.arange(0, 400, 2), 50, seed=11))
 
 
 def test_attention_over_nothing_gives_the_bias_alone():

@@ -1,0 +1,141 @@
+"""Lightning's Trainer as a run folder needs it: exact checkpoints, metrics lines, one process or several."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from adaptmed.errors import TerminatedError
+from adaptmed.tasks.callbacks import KeepCheckpoints, MetricsLines, StopEarly, StopOnSigterm
+from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
+from adaptmed.tasks.processes import Processes, together
+from adaptmed.tasks.quiet import quiet_lightning
+from adaptmed.tasks.run_folder import LAST
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """How long a run trains and how its steps are made.
+
+    Attributes:
+        epochs: Most passes over the data.
+        monitor: Logged value that decides when to stop and what to keep; ``None`` keeps the last epoch.
+        patience: Epochs without a lower value before training stops.
+        clip: Largest gradient norm.
+        accumulate: Batches whose gradients make one step.
+    """
+
+    epochs: int
+    monitor: str | None
+    patience: int
+    clip: float
+    accumulate: int = 1
+
+
+def run_trainer(
+    out: Path,
+    length: Length,
+    processes: Processes,
+    *,
+    precision: Precision,
+    device: str,
+    strategy: str = "ddp",
+    checkpoint_every: int = 50,
+    progress: bool = False,
+    callbacks: tuple[Callback, ...] = (),
+) -> lightning.Trainer:
+    """Build the Trainer of one run.
+
+    Args:
+        out: Run folder.
+        length: How long it trains.
+        processes: Who trains together.
+        precision: Of the forward pass; weights stay in fp32.
+        device: Lightning's accelerator.
+        strategy: Lightning's name of the way several processes share the work.
+        checkpoint_every: Steps between two checkpoints.
+        progress: Show a progress bar.
+        callbacks: More of Lightning's callbacks.
+    """
+    kept: list[Callback] = [MetricsLines(out)]
+    if length.monitor:
+        kept.append(StopEarly(length.monitor, patience=length.patience))
+    checkpoints = KeepCheckpoints(out, every=checkpoint_every, monitor=length.monitor)
+    kept += [checkpoints, *callbacks, StopOnSigterm(checkpoints)]
+    if progress:
+        kept.append(TQDMProgressBar(leave=False))
+    return lightning.Trainer(
+        accelerator=device,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        max_epochs=length.epochs,
+        gradient_clip_val=length.clip,
+        accumulate_grad_batches=length.accumulate,
+        callbacks=kept,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=out,
+        **_sharing(processes, strategy),
+    )
+
+
+def _sharing(processes: Processes, strategy: str) -> dict[str, Any]:
+    """Devices, nodes and strategy; buffers are frozen, so that replicas need not send them in every step."""
+    if processes.world == 1:
+        return {"devices": 1, "plugins": [SafetensorsCheckpointIO()]}
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.world))
+    ddp: Strategy | str = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return {
+        "devices": local,
+        "num_nodes": processes.world // local,
+        "strategy": ddp if strategy == "ddp" else strategy,
+        "plugins": [TorchElasticEnvironment(), SafetensorsCheckpointIO()],
+    }
+
+
+def fit_or_resume(
+    trainer: lightning.Trainer,
+    task: lightning.LightningModule,
+    loaders: Callable[[lightning.Trainer], tuple[Any, Any]],
+    out: Path,
+    processes: Processes,
+) -> None:
+    """Train from the last checkpoint of a run folder, or from the start.
+
+    Args:
+        trainer: Of ``run_trainer``.
+        task: What is trained.
+        loaders: From the trainer, whose step says where the run stands, to training and validation batches.
+        out: Run folder.
+        processes: Who trains together.
+
+    Raises:
+        KeyboardInterrupt: The user stopped it.
+        TerminatedError: SIGTERM stopped it, after a checkpoint.
+        LostProcessError: Another process has ended.
+    """
+    resume = out / LAST if (out / LAST).exists() else None
+    train, judged = loaders(trainer)
+    with quiet_lightning(), together(processes):
+        try:
+            trainer.fit(task, train, judged, ckpt_path=resume, weights_only=False)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise _reason(trainer) from stop
+    if not trainer.state.finished:
+        raise KeyboardInterrupt
+
+
+def _reason(trainer: lightning.Trainer) -> KeyboardInterrupt:
+    asked = [callback.asked for callback in trainer.callbacks if isinstance(callback, StopOnSigterm)]  # type: ignore[attr-defined]
+    return TerminatedError() if any(asked) else KeyboardInterrupt()
