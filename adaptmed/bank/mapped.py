@@ -73,6 +73,8 @@ class MappedShards:
 
     def _groups(self, items: Items) -> list[tuple[int, Items]]:
         """Return each shard that is touched with the places in ``items`` that it serves."""
+        if not len(items):
+            return []
         shard = self.shard_of(items)
         order = np.argsort(shard, kind="stable")
         numbers, first = np.unique(shard[order], return_index=True)

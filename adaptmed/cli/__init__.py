@@ -1,5 +1,6 @@
 """The ``adaptmed`` command: one file per command, imported when that command is asked for."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -7,7 +8,7 @@ from typing import NoReturn
 from cyclopts import App, Parameter
 
 from adaptmed import __version__
-from adaptmed.errors import AdaptmedError
+from adaptmed.errors import AdaptmedError, TerminatedError
 
 COMMANDS = ("demo", "doctor", "phantom", "check", "embed", "pretrain", "study")
 
@@ -22,7 +23,7 @@ The way from a table of images and reports to a result:
 5. `adaptmed study` compares it with frozen baselines at 1 %, 10 % and 100 % of the labels.
 
 Every command can be stopped and run again. Exit code 0 means that the work is whole, 1 that it is not, 2 that the
-command was not understood, 130 that it was stopped from the keyboard.
+command was not understood, 130 that it was stopped from the keyboard, 143 that SIGTERM stopped it with a checkpoint.
 """
 
 
@@ -49,7 +50,8 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
 
     Raises:
         SystemExit: Always. 0: the work is whole; 1: an error, said in one sentence; 2: the command line was not
-            understood; 130: stopped from the keyboard. Errors that adaptmed does not know keep their traceback.
+            understood; 130: stopped from the keyboard; 143: by SIGTERM, with a checkpoint. Errors that adaptmed
+            does not know keep their traceback.
     """
     words = list(sys.argv[1:] if tokens is None else tokens)
     app = build()
@@ -60,11 +62,23 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
         app(words)
     except AdaptmedError as error:
         _say("[bold red]Error:[/] ", str(error))
+        _tell_torchrun(error)
         sys.exit(1)
+    except TerminatedError:
+        _say("", "Stopped by SIGTERM with a checkpoint; run the same command again to continue.")
+        sys.exit(143)
     except KeyboardInterrupt:
         _say("", "Stopped; run the same command again to continue.")
         sys.exit(130)
     sys.exit(0)
+
+
+def _tell_torchrun(error: AdaptmedError) -> None:
+    """Leave the reason where torchrun looks for it, so that its summary names the process that failed first and why."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
 
 
 def _say(label: str, text: str) -> None:

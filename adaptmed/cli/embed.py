@@ -40,7 +40,8 @@ def embed(
 ) -> None:
     """Compute every distinct image and text once with frozen encoders and store the tokens as a bank.
 
-    Run the same command again after an interruption: it goes on where it stopped. The size is printed before it
+    Run the same command again after an interruption: it goes on where it stopped. Several processes share the work when
+    torchrun starts it: `torchrun --nproc-per-node 2 -m adaptmed embed ...`. The size is printed before it
     starts, and the run is refused when the disk is too small. Unreadable images are listed in rejects.jsonl; run the
     same command again to take them in when they are mended.
 
@@ -126,8 +127,10 @@ def _run(
 
     from adaptmed.bank.format import INFO
     from adaptmed.tasks.embedding import embed, estimate_size
+    from adaptmed.tasks.processes import join
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    first = join(options.device).first
+    console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not first)
     console.print(
         f"Columns taken: {', '.join(table.taken) or 'none'}; left out: {', '.join(table.left_out) or 'none'}."
     )
@@ -137,7 +140,7 @@ def _run(
         megabytes = f"about {size.total_bytes / 1e6:.1f} MB in {out}"
         console.print(f"{size.images} distinct images and {size.texts} distinct texts: {megabytes}.")
     with _ProgressBars() as bars:
-        bank = embed(table, images, texts, out, options=options, progress=bars)
+        bank = embed(table, images, texts, out, options=options, progress=bars if first else None)
     console.print(f"{out}{' is whole already' if whole and not bars.shown else ''}: {_summary(bank)}")
     for note in bank.info.notes:
         console.print(f"Note: {note}")

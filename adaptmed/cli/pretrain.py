@@ -28,6 +28,7 @@ def pretrain(
     augment: bool = True,
     checkpointing: bool = False,
     accumulate: int = 1,
+    strategy: Literal["ddp", "fsdp"] = "ddp",
 ) -> None:
     """Train the fusion between two frozen encoders on the image-text pairs of a bank.
 
@@ -36,7 +37,9 @@ def pretrain(
 
     Reads the `train` split only; `validate` decides when to stop and which epoch to keep; `test` is never read.
     Writes a run folder: `config.json`, `metrics.jsonl` (one line per epoch), `checkpoints/`, and the trained adaptor in
-    `adaptor/`. Run the same command again to go on where it stopped.
+    `adaptor/`. Run the same command again to go on where it stopped, also after SIGTERM. Under
+    `torchrun --nproc-per-node 2 -m adaptmed pretrain ...` the processes share every batch, and its result is that of
+    one process.
 
     Args:
         bank: Folder that `adaptmed embed` wrote.
@@ -57,6 +60,7 @@ def pretrain(
         augment: Change training images at random: small turns, shifts, scales and contrast, never a flip.
         checkpointing: Compute activations again in the backward pass: less memory, more time.
         accumulate: Batches whose gradients make one step; negatives come from one batch.
+        strategy: How several processes share the work under torchrun; fsdp is handed to Lightning and is not tested.
     """
     from dataclasses import replace
 
@@ -66,6 +70,7 @@ def pretrain(
     from adaptmed import methods
     from adaptmed.bank import Bank
     from adaptmed.tasks.pretrain import pretrain as train
+    from adaptmed.tasks.processes import join
 
     chosen = methods.adaptor(size=size, faithful=faithful)
     asked: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
@@ -74,14 +79,17 @@ def pretrain(
     asked = {"weight_image_to_text": weight_image_to_text, "positives": positives, "schedule": schedule}
     chosen = replace(chosen, **{name: value for name, value in asked.items() if value is not None})
 
-    console = Console(soft_wrap=True)
+    first = join(device).first
+    console = Console(soft_wrap=True, quiet=not first)
     how = f" ({size}), at least {schedule.epochs} epochs, seed {seed}, into {out}"
     console.print(Text.assemble("Method ", (method, "bold"), how))
     options: dict[str, Any] = {"seed": seed, "precision": precision, "device": device, "progress": True}
+    options["strategy"] = strategy
     if image_lora is not None or text_lora is not None:
         options["online"] = _online(image_lora, text_lora, augment, checkpointing, accumulate)
     adaptor = train(Bank.open(bank), chosen, out, **options)
-    adaptor.print_trainable_parameters()
+    if first:
+        adaptor.print_trainable_parameters()
     console.print(Text.assemble("Adaptor at its best epoch: ", (str(out / "adaptor"), "bold")))
     console.print(Text(f"Next: adaptmed study {bank} --adaptor {out} --out {out}-study"))
 

@@ -1,19 +1,15 @@
 """Embedding: a manifest through the frozen encoders into a bank."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adaptmed.bank import Bank, BankInfo, Plan, TokenSource, prefetched
+from adaptmed.bank import Bank, BankInfo, Plan, prefetched
 from adaptmed.bank.format import SHARDS, Kind
 from adaptmed.bank.layout import DTYPES, arrange_image, arrange_text, to_stored
 from adaptmed.bank.seal import seal
@@ -29,9 +25,11 @@ from adaptmed.bank.write import (
 )
 from adaptmed.data.images import prepare, read_image
 from adaptmed.data.manifest import Manifest
-from adaptmed.errors import InputError, sentence
-from adaptmed.records import inside, keep_lora
+from adaptmed.errors import InputError
+from adaptmed.records import keep_lora
 from adaptmed.tasks.embed_options import EmbedOptions
+from adaptmed.tasks.embed_plan import Items, plan_of
+from adaptmed.tasks.processes import Processes, join, together
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, TokenIds, Tokens
 
 __all__ = ["EmbedOptions", "SizeEstimate", "embed", "estimate_size"]
@@ -67,7 +65,8 @@ def embed(
 
     A run that was killed goes on at the first shard that is not whole; a whole bank is opened and returned. An
     unreadable image leaves out its rows, with the reason in ``rejects.jsonl``; a later run tries it again, and computes
-    its shard anew when it can be read by then.
+    its shard anew when it can be read by then. Started by torchrun, every process writes its own shards and the first
+    one seals the bank, which is byte for byte that of one process.
 
     Args:
         manifest: What to embed.
@@ -80,14 +79,41 @@ def embed(
     Raises:
         InputError: Both encoders are missing, or one has nothing to encode, or with ``strict`` an unreadable image.
         BankError: ``out`` holds another bank, the disk is too small, no row is left, or a value does not fit the dtype.
+        LostProcessError: Another process has ended; what is whole stays, and the same call goes on from there.
     """
     options = options or EmbedOptions()
-    items = _Items.of(manifest, image_encoder, text_encoder)
-    plan = _plan(manifest, items, image_encoder, text_encoder, options)
+    processes = join(options.device)
+    items = Items.of(manifest, image_encoder, text_encoder)
+    plan = plan_of(manifest, items, image_encoder, text_encoder, options)
+
+    def is_left() -> bool:
+        return _begin(manifest, items, plan, image_encoder, text_encoder, out, options)
+
+    with together(processes):
+        if processes.agreed(is_left):
+            report = progress or (lambda *_: None)
+            if image_encoder is not None:
+                _write_images(items.images, image_encoder, out, options, report, processes)
+            if text_encoder is not None:
+                _write_texts(items.texts, text_encoder, out, options, report, processes)
+            processes.agreed(lambda: _seal(manifest, items, plan, out))
+    return Bank.open(out)
+
+
+def _begin(
+    manifest: Manifest,
+    items: Items,
+    plan: Plan,
+    image_encoder: ImageEncoder | None,
+    text_encoder: TextEncoder | None,
+    out: Path,
+    options: EmbedOptions,
+) -> bool:
+    """Open the folder for writing and tell whether anything is left to write."""
     whole = is_whole(out, plan)
     mended = [] if image_encoder is None else _mended(items.images, image_encoder, out, options)
     if whole and not mended:
-        return Bank.open(out)
+        return False
     written = sum(file.stat().st_size for file in (out / SHARDS).glob("*.safetensors"))
     size = estimate_size(manifest, image_encoder, text_encoder, options=options)
     require_space(out, size.total_bytes - written)
@@ -95,13 +121,7 @@ def embed(
     reopen(out, mended)
     keep_lora(image_encoder, out / "image_lora")
     keep_lora(text_encoder, out / "text_lora")
-    report = progress or (lambda *_: None)
-    if image_encoder is not None:
-        _write_images(items.images, image_encoder, out, options, report)
-    if text_encoder is not None:
-        _write_texts(items.texts, text_encoder, out, options, report)
-    _seal(manifest, items, plan, out)
-    return Bank.open(out)
+    return True
 
 
 def estimate_size(
@@ -113,7 +133,7 @@ def estimate_size(
 ) -> SizeEstimate:
     """Estimate a bank's size from one blank image and at most 256 of the texts."""
     options = options or EmbedOptions()
-    items = _Items.of(manifest, image_encoder, text_encoder)
+    items = Items.of(manifest, image_encoder, text_encoder)
     itemsize = DTYPES[options.dtype].itemsize
     total = 0
     if image_encoder is not None:
@@ -127,75 +147,6 @@ def estimate_size(
         per_text = (mean_tokens + 1) * text_encoder.width * itemsize + 4 * mean_ids + 16
         total += round(len(items.texts) * per_text)
     return SizeEstimate(len(items.images), len(items.texts), total)
-
-
-@dataclass(frozen=True)
-class _Items:
-    """Distinct images and texts, numbered by their first row, and the number of each row (-1: none)."""
-
-    images: list[Path]
-    image_index: NDArray[np.int64]
-    texts: list[str]
-    text_index: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, manifest: Manifest, image_encoder: object, text_encoder: object) -> "_Items":
-        if image_encoder is None and text_encoder is None:
-            fix = "Pass --image-encoder, --text-encoder or both."
-            raise InputError(sentence("encoders", expected="at least one encoder", got="none", fix=fix))
-        names, image_index = _distinct(manifest, "image", image_encoder)
-        same, paths = pd.factorize(np.array([_resolved(manifest.root / name) for name in names], dtype=object))
-        texts, text_index = _distinct(manifest, "text", text_encoder)
-        return cls([Path(path) for path in paths], np.append(same, -1)[image_index], texts, text_index)
-
-
-def _resolved(path: Path) -> str:
-    try:
-        return str(path.resolve())
-    except (OSError, RuntimeError, ValueError):  # a loop of links or a null byte: reading it says so
-        return str(path)
-
-
-def _distinct(manifest: Manifest, column: Kind, encoder: object) -> tuple[list[str], NDArray[np.int64]]:
-    frame = manifest.frame
-    if encoder is None:
-        return [], np.full(len(frame), -1, dtype=np.int64)
-    values = frame[column] if column in frame else pd.Series("", index=frame.index)
-    codes, names = pd.factorize(values.where(values.str.strip() != ""))
-    if not len(names):
-        fix = f"Leave out --{column}-encoder, or name the column `{column}`."
-        raise InputError(sentence(column, expected=f"a {column} in at least one row", got="none", fix=fix))
-    return [str(name) for name in names], codes.astype(np.int64)
-
-
-def _plan(
-    manifest: Manifest,
-    items: _Items,
-    image_encoder: ImageEncoder | None,
-    text_encoder: TextEncoder | None,
-    options: EmbedOptions,
-) -> Plan:
-    image = text = None
-    if image_encoder is not None:
-        image = _source(image_encoder, preprocessing=options.preprocessing_of(image_encoder))
-    if text_encoder is not None:
-        text = _source(text_encoder, max_tokens=options.max_tokens_of(text_encoder))
-    rows_sha256 = hashlib.sha256(manifest.frame.to_csv(index=False).encode()).hexdigest()
-    return Plan(
-        *(image, text, manifest.sha256, rows_sha256),
-        layout=str(options.layout),
-        dtype=options.dtype,
-        precision=options.precision,
-        shard_size=options.shard_size,
-        images_sha256=hashlib.sha256(items.image_index.tobytes()).hexdigest(),
-    )
-
-
-def _source(
-    encoder: ImageEncoder | TextEncoder, *, preprocessing: Preprocessing | None = None, max_tokens: int | None = None
-) -> TokenSource:
-    parameters, lora = inside(encoder)
-    return TokenSource(encoder.name, encoder.fingerprint(), preprocessing, max_tokens, lora, parameters=parameters)
 
 
 def _forward(encoder: ImageEncoder | TextEncoder, *inputs: Tensor, options: EmbedOptions) -> Tokens:
@@ -226,17 +177,22 @@ def _mended(paths: Sequence[Path], encoder: ImageEncoder, out: Path, options: Em
 
 
 def _write_images(
-    paths: Sequence[Path], encoder: ImageEncoder, out: Path, options: EmbedOptions, progress: Progress
+    paths: Sequence[Path],
+    encoder: ImageEncoder,
+    out: Path,
+    options: EmbedOptions,
+    progress: Progress,
+    processes: Processes,
 ) -> None:
     preprocessing = options.preprocessing_of(encoder)
 
     def load(number: int) -> Tensor | InputError:
         return _load(paths[number], preprocessing, strict=options.strict)
 
-    pending = pending_shards(out, "image", count=len(paths), shard_size=options.shard_size)
+    pending, total = _own_shards(out, "image", len(paths), options, processes)
     numbers = (number for _, span in pending for number in span)
     with closing(prefetched(load, numbers, workers=options.workers, ahead=2 * options.batch_size)) as loaded:
-        done = len(paths) - sum(len(span) for _, span in pending)
+        done = total - sum(len(span) for _, span in pending)
         for number, span in pending:
             pieces: list[Tokens] = []
             rejects: list[tuple[int, str]] = []
@@ -248,7 +204,7 @@ def _write_images(
                 if whole:
                     pieces.append(_image_tokens(torch.stack(whole), encoder, options))
                 done += len(chunk)
-                progress("image", done, len(paths))
+                progress("image", done, total)
             write_image_shard(out, number, pieces, rejects)
 
 
@@ -258,15 +214,33 @@ def _image_tokens(pixels: Tensor, encoder: ImageEncoder, options: EmbedOptions) 
     return replace(tokens, values=values, pooled=pooled)
 
 
+def _own_shards(
+    out: Path, kind: Kind, count: int, options: EmbedOptions, processes: Processes
+) -> tuple[list[tuple[int, range]], int]:
+    """List this process's shards that are not whole, and count the items of all its shards."""
+    pending = pending_shards(out, kind, count=count, shard_size=options.shard_size)
+    own = range(count)[:: options.shard_size][processes.part]
+    total = sum(min(options.shard_size, count - start) for start in own)
+    return [(number, span) for number, span in pending if number % processes.world == processes.rank], total
+
+
 def _write_texts(
-    texts: Sequence[str], encoder: TextEncoder, out: Path, options: EmbedOptions, progress: Progress
+    texts: Sequence[str],
+    encoder: TextEncoder,
+    out: Path,
+    options: EmbedOptions,
+    progress: Progress,
+    processes: Processes,
 ) -> None:
     limit = options.max_tokens_of(encoder)
-    for number, span in pending_shards(out, "text", count=len(texts), shard_size=options.shard_size):
+    pending, total = _own_shards(out, "text", len(texts), options, processes)
+    done = total - sum(len(span) for _, span in pending)
+    for number, span in pending:
         ids = encoder.tokenize([texts[item] for item in span], limit)
         values, pooled = _text_tokens(ids, encoder, options)
         write_text_shard(out, number, values, pooled, ids)
-        progress("text", span.stop, len(texts))
+        done += len(span)
+        progress("text", done, total)
 
 
 def _text_tokens(ids: TokenIds, encoder: TextEncoder, options: EmbedOptions) -> tuple[list[Tensor], list[Tensor]]:
@@ -286,7 +260,7 @@ def _text_tokens(ids: TokenIds, encoder: TextEncoder, options: EmbedOptions) -> 
     return [values[place] for place in back], [pooled[place] for place in back]
 
 
-def _seal(manifest: Manifest, items: _Items, plan: Plan, out: Path) -> None:
+def _seal(manifest: Manifest, items: Items, plan: Plan, out: Path) -> None:
     info = BankInfo(
         manifest=str(manifest.path.resolve()),
         manifest_sha256=manifest.sha256,

@@ -127,8 +127,9 @@ class Pretraining(lightning.LightningModule):
         losses = self._losses(batch, _VALIDATION_STEP - batch_idx)
         self._items = batch.ids
         self._check_finite("validation loss", losses["loss"])
+        count = self._cut().total(len(batch))
         for name, value in losses.items():
-            self.log(f"validate/{name}", value, batch_size=len(batch))
+            self.log(f"validate/{name}", value, batch_size=count)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -185,6 +186,9 @@ class Pretraining(lightning.LightningModule):
                 )
             )
 
+    def _cut(self) -> CutBatch:
+        return CutBatch(Processes(self.global_rank, self.trainer.world_size), self._gathered)
+
     def _gathered(self, part: Tensor) -> Tensor:
         gathered = self.all_gather(part, sync_grads=True)
         assert isinstance(gathered, Tensor)  # as what was given
@@ -193,9 +197,8 @@ class Pretraining(lightning.LightningModule):
     def _losses(self, batch: Batch, step: int) -> dict[str, Float[Tensor, ""]]:
         if self.online is not None:
             batch = self.online(batch)
-        cut = CutBatch(Processes(self.global_rank, self.trainer.world_size), self._gathered)
         seed = step_seed(self.seed, step)
-        losses = contrastive_matching_losses(self.fusion, self.head, batch, self.method, seed=seed, cut=cut)
+        losses = contrastive_matching_losses(self.fusion, self.head, batch, self.method, seed=seed, cut=self._cut())
         total = losses["contrastive"] + self.method.weight_matching * losses.get("matching", 0.0)
         return {**losses, "loss": total}
 

@@ -134,6 +134,10 @@ class CutBatch:
     processes: Processes
     all_gather: Callable[[Tensor], Tensor]
 
+    def total(self, mine: int) -> int:
+        """Count the items of the batch from those of this process."""
+        return mine if self.processes.world == 1 else sum(self._all(mine))
+
     def whole(self, part: Shaped[Tensor, "mine *any"]) -> Shaped[Tensor, "batch *any"]:
         """Gather one value per item, in the order of the batch."""
         if self.processes.world == 1:
@@ -168,8 +172,8 @@ class CutBatch:
 
     def _all(self, count: int) -> list[int]:
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-        counts = torch.zeros(self.processes.world, dtype=torch.int64, device=device)
-        distributed.all_gather_into_tensor(counts, torch.tensor([count], device=device))
+        counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(self.processes.world)]
+        distributed.all_gather(counts, torch.tensor(count, device=device))
         return [int(found) for found in counts]
 
 

@@ -72,22 +72,23 @@ def run_trainer(
     kept += [checkpoints, *callbacks, StopOnSigterm(checkpoints)]
     if progress:
         kept.append(TQDMProgressBar(leave=False))
-    return lightning.Trainer(
-        accelerator=device,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-        max_epochs=length.epochs,
-        gradient_clip_val=length.clip,
-        accumulate_grad_batches=length.accumulate,
-        callbacks=kept,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=out,
-        **_sharing(processes, strategy),
-    )
+    with quiet_lightning():
+        return lightning.Trainer(
+            accelerator=device,
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            max_epochs=length.epochs,
+            gradient_clip_val=length.clip,
+            accumulate_grad_batches=length.accumulate,
+            callbacks=kept,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            default_root_dir=out,
+            **_sharing(processes, strategy),
+        )
 
 
 def _sharing(processes: Processes, strategy: str) -> dict[str, Any]:

@@ -5,14 +5,11 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-import transformers
-from PIL import Image
 from safetensors.torch import load_file
 
-from adaptmed import Manifest, load_image_encoder, load_text_encoder
+from adaptmed import Manifest, load_image_encoder
 from adaptmed.bank import Bank
 from adaptmed.cli import main
 from adaptmed.data.augment import augment
@@ -24,38 +21,15 @@ from adaptmed.tasks.embedding import EmbedOptions, embed
 from adaptmed.tasks.online import Online, PixelReader, checkpoint_blocks
 from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.run_folder import BEST, LAST
-from tests.encoders.conftest import bert_config, save_text_model
 from tests.tasks.training import METHOD, StopAfter, drop_seconds
 
 SHORT = replace(METHOD, schedule=replace(METHOD.schedule, epochs=2, batch_size=6))
 ONLINE = Online(image_lora=LoRA(rank=2), text_lora=LoRA(rank=2, roles=("attention", "mlp")), workers=2)
-SIDES = ("effusion", "nodule", "small", "large", "left", "right")
-
-
-def save_image_model(folder):
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8)
-    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
-    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("online")
-    torch.manual_seed(0)
-    image = load_image_encoder(f"hf:{save_image_model(folder / 'vit')}")
-    text = load_text_encoder(f"hf:{save_text_model(folder / 'bert', bert_config())}")
-    generator = np.random.default_rng(0)
-    rows = []
-    for number in range(40):
-        Image.fromarray(generator.integers(0, 255, (36, 40), dtype=np.uint8)).save(folder / f"{number}.png")
-        words = " ".join(generator.choice(SIDES, 4))
-        split = "train" if number < 26 else "validate" if number < 34 else "test"
-        rows.append({"image": f"{number}.png", "text": f"{words} seen", "patient": number, "split": split})
-    pd.DataFrame(rows).to_csv(folder / "m.csv", index=False)
-    options = EmbedOptions(layout=EmbedOptions().layout, dtype="float32", precision="fp32", workers=1)
-    return embed(Manifest.read(folder / "m.csv"), image, text, folder / "bank", options=options)
+    return write_online_bank(tmp_path_factory.mktemp("online"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,99 @@
+"""What a bank is made of: the distinct images and texts of a manifest, and the plan that names every source."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from adaptmed.bank import Plan, TokenSource
+from adaptmed.bank.format import Kind
+from adaptmed.data.manifest import Manifest
+from adaptmed.errors import InputError, sentence
+from adaptmed.records import inside
+from adaptmed.tasks.embed_options import EmbedOptions
+from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder
+
+
+@dataclass(frozen=True)
+class Items:
+    """Distinct images and texts, numbered by their first row, and the number of each row (-1: none).
+
+    Attributes:
+        images: Files.
+        image_index: Of every row.
+        texts: Texts.
+        text_index: Of every row.
+    """
+
+    images: list[Path]
+    image_index: NDArray[np.int64]
+    texts: list[str]
+    text_index: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, manifest: Manifest, image_encoder: object, text_encoder: object) -> "Items":
+        """Number what a manifest gives these encoders.
+
+        Raises:
+            InputError: Both encoders are missing, or one has nothing to encode.
+        """
+        if image_encoder is None and text_encoder is None:
+            fix = "Pass --image-encoder, --text-encoder or both."
+            raise InputError(sentence("encoders", expected="at least one encoder", got="none", fix=fix))
+        names, image_index = _distinct(manifest, "image", image_encoder)
+        same, paths = pd.factorize(np.array([_resolved(manifest.root / name) for name in names], dtype=object))
+        texts, text_index = _distinct(manifest, "text", text_encoder)
+        return cls([Path(path) for path in paths], np.append(same, -1)[image_index], texts, text_index)
+
+
+def _resolved(path: Path) -> str:
+    try:
+        return str(path.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of links or a null byte: reading it says so
+        return str(path)
+
+
+def _distinct(manifest: Manifest, column: Kind, encoder: object) -> tuple[list[str], NDArray[np.int64]]:
+    frame = manifest.frame
+    if encoder is None:
+        return [], np.full(len(frame), -1, dtype=np.int64)
+    values = frame[column] if column in frame else pd.Series("", index=frame.index)
+    codes, names = pd.factorize(values.where(values.str.strip() != ""))
+    if not len(names):
+        fix = f"Leave out --{column}-encoder, or name the column `{column}`."
+        raise InputError(sentence(column, expected=f"a {column} in at least one row", got="none", fix=fix))
+    return [str(name) for name in names], codes.astype(np.int64)
+
+
+def plan_of(
+    manifest: Manifest,
+    items: Items,
+    image_encoder: ImageEncoder | None,
+    text_encoder: TextEncoder | None,
+    options: EmbedOptions,
+) -> Plan:
+    """Say what a bank of these items is made of."""
+    image = text = None
+    if image_encoder is not None:
+        image = _source(image_encoder, preprocessing=options.preprocessing_of(image_encoder))
+    if text_encoder is not None:
+        text = _source(text_encoder, max_tokens=options.max_tokens_of(text_encoder))
+    rows_sha256 = hashlib.sha256(manifest.frame.to_csv(index=False).encode()).hexdigest()
+    return Plan(
+        *(image, text, manifest.sha256, rows_sha256),
+        layout=str(options.layout),
+        dtype=options.dtype,
+        precision=options.precision,
+        shard_size=options.shard_size,
+        images_sha256=hashlib.sha256(items.image_index.tobytes()).hexdigest(),
+    )
+
+
+def _source(
+    encoder: ImageEncoder | TextEncoder, *, preprocessing: Preprocessing | None = None, max_tokens: int | None = None
+) -> TokenSource:
+    parameters, lora = inside(encoder)
+    return TokenSource(encoder.name, encoder.fingerprint(), preprocessing, max_tokens, lora, parameters=parameters)

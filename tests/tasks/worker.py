@@ -1,0 +1,148 @@
+"""What a test starts once, or twice under torchrun: ``python -m tests.tasks.worker FOLDER SCENARIO ...``."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import save_file
+
+from adaptmed.bank import Bank
+from adaptmed.data.manifest import Manifest
+from adaptmed.errors import InputError
+from adaptmed.lora import LoRA
+from adaptmed.tasks.embedding import embed
+from adaptmed.tasks.online import Online
+from adaptmed.tasks.pretrain import pretrain
+from adaptmed.tasks.processes import CutBatch, join
+from adaptmed.types import Tokens
+from tests.tasks.training import METHOD
+from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder
+
+PLAIN = replace(METHOD, dropout=0.0)
+STILL = replace(PLAIN, schedule=replace(METHOD.schedule, batch_size=10, learning_rate=1e-30, weight_decay=0.0))
+CLIPPED = replace(PLAIN, schedule=replace(METHOD.schedule, batch_size=512, learning_rate=1e-30, weight_decay=0.0))
+TUNED = replace(PLAIN, schedule=replace(METHOD.schedule, epochs=2, batch_size=6, learning_rate=1e-30, weight_decay=0.0))
+ONLINE = Online(
+    image_lora=LoRA(rank=2),
+    text_lora=LoRA(rank=2, roles=("attention", "mlp")),
+    accumulate=2,
+    checkpointing=True,
+    learning_rate=1e-30,
+    workers=1,
+)
+
+
+class Recorder(Callback):
+    """Keeps the loss of every batch and the gradients of every step."""
+
+    def __init__(self):
+        self.found = {}
+
+    def on_train_batch_end(self, trainer, _module, outputs, _batch, batch_idx):
+        for name, value in outputs.items():
+            self.found[f"loss {trainer.current_epoch} {batch_idx} {name}"] = value.detach().float().clone()
+
+    def on_before_optimizer_step(self, trainer, module, _optimizer):
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                self.found[f"gradient {trainer.global_step} {name}"] = parameter.grad.clone()
+
+    def on_validation_end(self, trainer, _module):
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("validate"):
+                self.found[f"loss {trainer.current_epoch} {name}"] = value.clone()
+
+    def on_fit_end(self, _trainer, module):
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                self.found[f"weight {name}"] = parameter.detach().clone()
+
+
+class Dies(Callback):
+    """Ends one process at a step, for a reason."""
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 4 and join().rank == join().world - 1:
+            raise InputError("the disk of this process is full")
+
+
+class BrokenEncoder(PatchEncoder):
+    """Fails on the last process at its second batch."""
+
+    def __call__(self, pixels):
+        if self.seen > 0 and join().rank == join().world - 1:
+            raise InputError("the device of this process is gone")
+        return super().__call__(pixels)
+
+
+def record(out, bank, method, **options):
+    recorder = Recorder()
+    pretrain(bank, method, out / "run", device="cpu", callbacks=(recorder,), **options)
+    save_file(recorder.found, out / f"found-{join().rank}.safetensors")
+
+
+def embed_tiny(out, data, encoder):
+    embed(Manifest.read(data / "pictures" / "m.csv"), encoder, WordEncoder(), out / "b", options=EXACT)
+
+
+def exchange(out):
+    """Cut batches of several sizes, gather them, fetch Tokens of chosen items, and send gradients back."""
+    processes = join()
+    found = {}
+    for count in (1, 2, 5, 8):
+        torch.manual_seed(count)
+        values, weight = torch.randn(count, 3, 2), torch.randn(count, 2)
+        lengths = torch.arange(count) % 3 + 1
+        valid = torch.arange(3)[None] < lengths[:, None]
+        mine = values[processes.part].clone().requires_grad_()
+        longest = int(lengths[processes.part].max()) if len(mine) else 1
+        tokens = Tokens(mine[:, :longest], valid[processes.part][:, :longest], mine[:, 0])
+        cut = CutBatch(processes, lambda part: Gathered.apply(part) if processes.world > 1 else part[None])
+        whole = cut.whole(mine[:, 0] ** 2)
+        items = torch.randint(0, count, (4,))
+        chosen = cut.tokens_of(tokens, items)
+        words = (chosen.values * chosen.valid[..., None]).sum(1)
+        total = (whole * weight).sum() + (words**2).sum()
+        total.backward()
+        found |= {f"{count} whole": whole.detach(), f"{count} valid": chosen.valid.float().sum(1)}
+        found |= {f"{count} chosen": words.detach(), f"{count} gradient": mine.grad / processes.world}
+    save_file({name: value.contiguous() for name, value in found.items()}, out / f"found-{processes.rank}.safetensors")
+
+
+class Gathered(torch.autograd.Function):
+    """All processes' tensors, stacked, with the gradient of their sum."""
+
+    @staticmethod
+    def forward(_, part):
+        parts = [torch.empty_like(part) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, part.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(_, gradient):
+        gradient = gradient.contiguous()
+        torch.distributed.all_reduce(gradient)
+        return gradient[torch.distributed.get_rank()]
+
+
+SCENARIOS = {
+    "exchange": lambda out, _: exchange(out),
+    "still": lambda out, data: record(out, Bank.open(data / "bank-55"), STILL),
+    "clipped": lambda out, data: record(out, Bank.open(data / "bank"), CLIPPED),
+    "moving": lambda out, data: record(out, Bank.open(data / "bank"), PLAIN),
+    "lora": lambda out, data: record(out, Bank.open(data / "online" / "bank"), TUNED, online=ONLINE),
+    "dies": lambda out, data: pretrain(
+        Bank.open(data / "bank"), PLAIN, out / "run", device="cpu", checkpoint_every=1, callbacks=(Dies(),)
+    ),
+    "embed": lambda out, data: embed_tiny(out, data, PatchEncoder()),
+    "embed-dies": lambda out, data: embed_tiny(out, data, BrokenEncoder()),
+}
+
+
+if __name__ == "__main__":
+    for scenario in sys.argv[2:]:
+        place = Path(sys.argv[1]) / scenario
+        place.mkdir(exist_ok=True)
+        SCENARIOS[scenario](place, Path(sys.argv[1]))
