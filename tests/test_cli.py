@@ -1,5 +1,6 @@
 """The command line as a stranger meets it: help, exit codes, one sentence for an error."""
 
+import json
 import subprocess
 import sys
 
@@ -66,6 +67,12 @@ def test_an_error_is_one_sentence(monkeypatch, capsys):
     printed = capsys.readouterr()
     assert printed.err == f"Error: {text}\n"
     assert printed.out == ""
+
+
+def test_torchrun_is_told_the_reason(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    assert run("pretrain", str(tmp_path / "gone"), "--out", str(tmp_path / "run")) == 1
+    assert "expected a whole bank" in json.loads((tmp_path / "error.json").read_text())["message"]["message"]
 
 
 def test_stopping_is_exit_code_130(monkeypatch, capsys):

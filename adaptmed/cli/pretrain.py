@@ -3,15 +3,19 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from adaptmed.errors import InputError, sentence
+
 if TYPE_CHECKING:
     from adaptmed.tasks.online import Online
 
 
 def pretrain(
-    bank: Path,
+    source: Path,
     /,
     *,
     out: Path,
+    image_encoder: str | None = None,
+    text_encoder: str | None = None,
     method: Literal["adaptor"] = "adaptor",
     size: Literal["light", "paper"] = "light",
     faithful: bool = False,
@@ -30,7 +34,7 @@ def pretrain(
     accumulate: int = 1,
     strategy: Literal["ddp", "fsdp"] = "ddp",
 ) -> None:
-    """Train the fusion between two frozen encoders on the image-text pairs of a bank.
+    """Train the fusion between two frozen encoders on the image-text pairs of a bank or a table.
 
     With --image-lora or --text-lora, LoRA inside that encoder is trained too: its images are read again and encoded in
     every step, which takes the time of the encoder. Then `adaptmed embed m.csv --adaptor RUN` writes the tuned bank.
@@ -42,8 +46,10 @@ def pretrain(
     one process.
 
     Args:
-        bank: Folder that `adaptmed embed` wrote.
+        source: Bank that `adaptmed embed` wrote; or a table, which is embedded into a bank beside the run folder first.
         out: Run folder to write, or to go on with.
+        image_encoder: With a table: its image encoder, as of `adaptmed embed`.
+        text_encoder: With a table: its text encoder.
         method: Which paper's way of training.
         size: `light` trains about two million parameters, `paper` the paper's twelve million.
         faithful: Arrange everything as the paper's released code does, its faults in attention included.
@@ -62,6 +68,7 @@ def pretrain(
         accumulate: Batches whose gradients make one step; negatives come from one batch.
         strategy: How several processes share the work under torchrun; fsdp is handed to Lightning and is not tested.
     """
+    bank = _bank_of(source, image_encoder, text_encoder, Path(f"{out}-bank"), precision=precision, device=device)
     from dataclasses import replace
 
     from rich.console import Console
@@ -92,6 +99,35 @@ def pretrain(
         adaptor.print_trainable_parameters()
     console.print(Text.assemble("Adaptor at its best epoch: ", (str(out / "adaptor"), "bold")))
     console.print(Text(f"Next: adaptmed study {bank} --adaptor {out} --out {out}-study"))
+
+
+def _bank_of(
+    source: Path,
+    image_encoder: str | None,
+    text_encoder: str | None,
+    out: Path,
+    *,
+    precision: Literal["fp32", "bf16"],
+    device: str,
+) -> Path:
+    """Return the bank to train on: the one that was named, or the one that a table is embedded into."""
+    named = [name for name in (image_encoder, text_encoder) if name is not None]
+    if source.is_dir():
+        if named:
+            fix = "Leave --image-encoder and --text-encoder out: the bank knows its encoders."
+            raise InputError(sentence(str(source), expected="no encoder beside a bank", got=", ".join(named), fix=fix))
+        return source
+    if not source.exists() and not named:
+        return source  # opening it says that there is none
+    if len(named) < 2:
+        expected = "--image-encoder and --text-encoder beside a table"
+        fix = "Name both, or pass a bank that `adaptmed embed` wrote."
+        raise InputError(sentence(str(source), expected=expected, got=", ".join(named) or "neither", fix=fix))
+    from adaptmed.cli.embed import embed
+
+    encoders: dict[str, Any] = {"image_encoder": image_encoder, "text_encoder": text_encoder}
+    embed(source, out=out, **encoders, precision=precision, device=device)
+    return out
 
 
 def _online(

@@ -21,6 +21,7 @@ from adaptmed.tasks.embedding import EmbedOptions, embed
 from adaptmed.tasks.online import Online, PixelReader, checkpoint_blocks
 from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.run_folder import BEST, LAST
+from tests.tasks.online_bank import write_online_bank
 from tests.tasks.training import METHOD, StopAfter, drop_seconds
 
 SHORT = replace(METHOD, schedule=replace(METHOD.schedule, epochs=2, batch_size=6))
@@ -210,6 +211,34 @@ def run(words):
     with pytest.raises(SystemExit) as stop:
         main(words)
     assert stop.value.code == 0
+
+
+def test_a_table_is_embedded_first(bank, tmp_path):
+    folder = bank.folder.parent
+    encoders = ["--image-encoder", f"hf:{folder / 'vit'}", "--text-encoder", f"hf:{folder / 'bert'}"]
+    words = ["pretrain", str(folder / "m.csv"), *encoders, "--out", str(tmp_path / "run"), "--precision", "fp32"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--epochs", "1", "--batch-size", "6", "--device", "cpu"])
+    assert ended.value.code == 0
+    written = Bank.open(tmp_path / "run-bank")
+    assert written.info.images.fingerprint == bank.info.images.fingerprint
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["bank"] == str(written.folder.resolve())
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "message"),
+    [
+        ("m.csv", [], "expected --image-encoder and --text-encoder beside a table, but got neither"),
+        ("m.csv", ["--text-encoder", "bundled:a"], "beside a table, but got bundled:a"),
+        ("bank", ["--text-encoder", "bundled:a"], "expected no encoder beside a bank, but got bundled:a"),
+        ("gone", [], "expected a whole bank, but got no bank.json"),
+    ],
+)
+def test_a_bank_or_a_table_with_its_encoders(bank, tmp_path, capsys, source, words, message):
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", str(bank.folder.parent / source), "--out", str(tmp_path / "run"), *words])
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err
 
 
 def test_the_commands_tune_and_embed(bank, tmp_path):
