@@ -19,6 +19,8 @@ class Schedule:
         warmup_share: Share of all steps over which the rate rises linearly; it then falls as a cosine to 0.
         clip: Largest gradient norm.
         patience: Epochs without a better validation loss before training stops.
+        ema: Decay per step of the exponential moving average of all trained weights, which is then validated and kept;
+            0 keeps the weights themselves.
 
     Raises:
         InputError: If a number lies outside its range.
@@ -32,6 +34,7 @@ class Schedule:
     warmup_share: float = 0.1
     clip: float = 1.0
     patience: int = 10
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("least_steps", 0), ("batch_size", 2), ("patience", 1)):
@@ -44,6 +47,8 @@ class Schedule:
         if not self.weight_decay >= 0:
             raise InputError(sentence("weight_decay", expected="0 or more", got=self.weight_decay, fix="Try 0.1."))
         _check_share("warmup_share", self.warmup_share)
+        if not 0 <= self.ema < 1:
+            raise InputError(sentence("ema", expected="a decay in [0, 1)", got=self.ema, fix="Try 0.99."))
 
     def epochs_of(self, steps_per_epoch: int) -> int:
         """Epochs for a training set that makes this many steps per epoch.

@@ -22,6 +22,7 @@ def pretrain(
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    ema: float | None = None,
     weight_image_to_text: float | None = None,
     positives: Literal["identical-text", "pair"] | None = None,
     seed: int = 0,
@@ -56,6 +57,7 @@ def pretrain(
         epochs: Passes over the training pairs, instead of the method's.
         batch_size: Pairs per step, instead of the method's; contrastive learning needs many.
         learning_rate: Peak learning rate, instead of the method's.
+        ema: Keep the exponential moving average of the weights with this decay per step, for example 0.99.
         weight_image_to_text: Share of the image-to-text term in the contrastive loss, from 0 to 1.
         positives: Whether identical reports in a batch count as positives of each other or as negatives.
         seed: Seed of weights, order, dropout and mismatched texts.
@@ -81,6 +83,7 @@ def pretrain(
 
     chosen = methods.adaptor(size=size, faithful=faithful)
     asked: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    asked |= {"ema": ema}
     asked |= {"least_steps": 0 if epochs is not None else None}
     schedule = replace(chosen.schedule, **{name: value for name, value in asked.items() if value is not None})
     asked = {"weight_image_to_text": weight_image_to_text, "positives": positives, "schedule": schedule}

@@ -233,6 +233,7 @@ def _seen_patients(bank: Bank, train: NDArray[np.int64], validate: NDArray[np.in
 def _keep_best(task: Pretraining, out: Path) -> None:
     state = SafetensorsCheckpointIO().load_checkpoint(out / BEST)["state_dict"]
     task.load_state_dict(state, strict=False)
+    task.swap_average()
 
 
 def _last_metrics(out: Path) -> dict[str, float | int]:

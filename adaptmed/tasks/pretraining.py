@@ -17,6 +17,7 @@ from adaptmed.objectives.contrastive import info_nce
 from adaptmed.objectives.matching import matching_loss
 from adaptmed.pretext.dropping import drop_tokens
 from adaptmed.pretext.matching import MatchingHead, mismatched_texts
+from adaptmed.tasks.average import WeightAverage
 from adaptmed.tasks.online import OnlineEncoders
 from adaptmed.tasks.processes import CutBatch, Processes
 from adaptmed.types import Batch
@@ -104,6 +105,7 @@ class Pretraining(lightning.LightningModule):
         self.seed = seed
         self.steps = steps
         self.head = MatchingHead(2 * fusion.width) if method.weight_matching > 0 else None
+        self.average = WeightAverage(self._trained(), decay=method.schedule.ema) if method.schedule.ema else None
         self._items: tuple[str, ...] = ()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -143,11 +145,29 @@ class Pretraining(lightning.LightningModule):
         norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
         self._check_finite("gradient", norm)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Keep the temperature a hair below its limit: at the limit the clamp of the forward pass has no gradient."""
-        del outputs, batch, batch_idx
+    def optimizer_step(self, *given: Any, **named: Any) -> None:
+        """Make a step; then, before any checkpoint of it, bound the temperature and let the average follow.
+
+        The temperature stays a hair below its limit: at the limit the clamp of the forward pass has no gradient.
+        """
+        super().optimizer_step(*given, **named)
         with torch.no_grad():
             self.fusion.log_scale.clamp_(max=MAX_LOG_SCALE - 1e-4)
+        if self.average is not None:
+            self.average.follow(self._trained(), step=self.global_step + 1)
+
+    def on_validation_start(self) -> None:
+        """Judge the average, where there is one."""
+        self.swap_average()
+
+    def on_validation_end(self) -> None:
+        """Train on with the weights themselves."""
+        self.swap_average()
+
+    def swap_average(self) -> None:
+        """Exchange the trained weights and their average; nothing without one."""
+        if self.average is not None:
+            self.average.swap(self._trained())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained and the fusion's buffers; pretrained weights never enter a checkpoint."""
@@ -173,6 +193,9 @@ class Pretraining(lightning.LightningModule):
             optimiser, lambda step: learning_rate_factor(step, self.steps, self.method.schedule)
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def _check_finite(self, name: str, value: Tensor) -> None:
         if not torch.isfinite(value):

@@ -1,6 +1,7 @@
 """Two processes equal one: gathered values, losses, gradients, banks; and what happens when one of them dies."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,15 +115,18 @@ def test_two_processes_write_the_bank_of_one(data, two, tmp_path):
     assert len(alone) > 7
 
 
-def test_a_process_that_dies_ends_the_others_with_its_reason_and_the_run_goes_on(data, one):
+def test_a_process_that_dies_ends_the_others_with_its_reason_and_the_run_goes_on(data, one, two):
     ended = start_two(data, "dies")
     assert ended.returncode != 0
     assert "the disk of this process is full" in ended.stderr
     out = data / "dies" / "run"
     assert (out / "checkpoints" / "last.safetensors").exists()
     assert not (out / "adaptor").exists()
-    again = start_two(data, "moving")  # of another folder: what is whole is returned
-    assert again.returncode == 0
+    shutil.copytree(data / "dies", data / "goes-on")
+    again = start_two(data, "goes-on")
+    assert again.returncode == 0, again.stderr[-4000:]
+    uninterrupted = weights(two / "moving" / "run")
+    assert all(torch.equal(value, uninterrupted[name]) for name, value in weights(data / "goes-on" / "run").items())
     pretrain(Bank.open(data / "bank"), PLAIN, out, device="cpu", checkpoint_every=1)
     for left, right in zip(drop_seconds(one / "moving" / "run"), drop_seconds(out), strict=True):
         assert right == pytest.approx(left, rel=1e-5)

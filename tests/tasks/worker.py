@@ -20,7 +20,7 @@ from adaptmed.types import Tokens
 from tests.tasks.training import METHOD
 from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder
 
-PLAIN = replace(METHOD, dropout=0.0)
+PLAIN = replace(METHOD, dropout=0.0, schedule=replace(METHOD.schedule, ema=0.8))
 STILL = replace(PLAIN, schedule=replace(METHOD.schedule, batch_size=10, learning_rate=1e-30, weight_decay=0.0))
 CLIPPED = replace(PLAIN, schedule=replace(METHOD.schedule, batch_size=512, learning_rate=1e-30, weight_decay=0.0))
 TUNED = replace(PLAIN, schedule=replace(METHOD.schedule, epochs=2, batch_size=6, learning_rate=1e-30, weight_decay=0.0))
@@ -135,6 +135,9 @@ SCENARIOS = {
     "lora": lambda out, data: record(out, Bank.open(data / "online" / "bank"), TUNED, online=ONLINE),
     "dies": lambda out, data: pretrain(
         Bank.open(data / "bank"), PLAIN, out / "run", device="cpu", checkpoint_every=1, callbacks=(Dies(),)
+    ),
+    "goes-on": lambda out, data: pretrain(
+        Bank.open(data / "bank"), PLAIN, out / "run", device="cpu", checkpoint_every=1
     ),
     "embed": lambda out, data: embed_tiny(out, data, PatchEncoder()),
     "embed-dies": lambda out, data: embed_tiny(out, data, BrokenEncoder()),
