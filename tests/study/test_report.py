@@ -244,6 +244,14 @@ def test_several_classes_are_reported(tmp_path):
     assert "the adaptor reaches 0.87 AUROC, +0.06" in page
 
 
+def test_curves_of_one_fraction_have_room_for_the_names():
+    markup = learning_curves(
+        [row("a", 1.0, 0.7), row("b", 1.0, 0.72)]
+    )  # the suite turns a collapsed layout into an error
+    assert ">a</text>" in markup
+    assert ">b</text>" in markup
+
+
 def test_curves_survive_undefined_points():
     markup = learning_curves([row("a", 0.1, None), row("a", 1.0, 0.7, ci_low=None, ci_high=None), row("b", 0.1, None)])
     assert markup.startswith("<svg viewBox=")
