@@ -17,7 +17,7 @@ from adaptmed.bank import Bank
 from adaptmed.cli import main
 from adaptmed.data.augment import augment
 from adaptmed.errors import InputError
-from adaptmed.lora import LoRA
+from adaptmed.lora import LoRA, saved_parameters
 from adaptmed.model import Adaptor
 from adaptmed.study.run import StudySettings, prepare
 from adaptmed.tasks.embedding import EmbedOptions, embed
@@ -52,7 +52,9 @@ def bank(tmp_path_factory):
         Image.fromarray(generator.integers(0, 255, (36, 40), dtype=np.uint8)).save(folder / f"{number}.png")
         words = " ".join(generator.choice(SIDES, 4))
         split = "train" if number < 26 else "validate" if number < 34 else "test"
-        rows.append({"image": f"{number}.png", "text": f"{words} seen", "patient": number, "split": split})
+        rows.append(
+            {"image": f"{number}.png", "text": f"{words} seen", "patient": number, "split": split, "a": number % 2}
+        )
     pd.DataFrame(rows).to_csv(folder / "m.csv", index=False)
     options = EmbedOptions(layout=EmbedOptions().layout, dtype="float32", precision="fp32", workers=1)
     return embed(Manifest.read(folder / "m.csv"), image, text, folder / "bank", options=options)
@@ -223,19 +225,36 @@ def test_an_adaptor_trained_on_a_tuned_bank_takes_its_lora_along(bank, tuned_ban
 
 
 def test_the_tuned_run_is_refused_on_the_plain_bank(bank, whole):
-    plain = copy.copy(bank)
-    plain.rows = bank.rows.assign(a=np.arange(len(bank)) % 2)
-    plain.info = replace(bank.info, labels=("a",))
     with pytest.raises(
-        InputError, match=r"Tokens of .*, LoRA [0-9a-f]{64}\), which .* was trained on, but got Tokens of"
+        InputError, match=r"Tokens of .*, LoRA [0-9a-f]{64}\), which .* was trained on, but got Tokens of.*--tuned-bank"
     ):
-        prepare(plain, whole, StudySettings(seeds=1, arms=("frozen",)))
+        prepare(bank, whole, StudySettings(seeds=1, arms=("frozen",)))
 
 
 def run(words):
     with pytest.raises(SystemExit) as stop:
         main(words)
     assert stop.value.code == 0
+
+
+def test_lora_parameters_are_counted_without_their_encoder(whole):
+    adaptor = Adaptor.from_pretrained(whole)
+    counted = sum(saved_parameters(folder) for folder in adaptor.encoders.lora_folders.values())
+    assert counted == sum(parameter.numel() for parameter in adaptor.encoders.lora_parameters())
+    with pytest.raises(InputError, match=r"LoRA in adapter_model\.safetensors, but got none"):
+        saved_parameters(whole)
+
+
+def test_plain_and_tuned_encoders_are_studied_side_by_side(bank, whole, tuned_bank, tmp_path):
+    pretrain(bank, SHORT, tmp_path / "plain", device="cpu")
+    words = [bank.folder, "--adaptor", tmp_path / "plain", "--tuned-bank", tuned_bank.folder, "--tuned-adaptor", whole]
+    words += ["--fractions", 1, "--seeds", 1, "--arms", "frozen", "lora", "adaptor", "adaptor+lora"]
+    run(["study", *map(str, words), "--replicates", "20", "--out", str(tmp_path / "study")])
+    results = json.loads((tmp_path / "study" / "results.json").read_text())
+    trained = {row["arm"]: row["trainable_parameters"] for row in results["records"]}
+    lora = sum(parameter.numel() for parameter in Adaptor.from_pretrained(whole).encoders.lora_parameters())
+    assert trained["lora"] == trained["frozen"] + lora
+    assert {row["arm"] for row in results["comparisons"]} >= {"lora", "adaptor+lora"}
 
 
 def test_the_commands_tune_and_embed(bank, tmp_path):
