@@ -157,6 +157,14 @@ def test_nothing_at_all_is_still_a_page(tmp_path):
     assert "No comparison with a baseline could be made." in page
 
 
+def test_the_adaptor_stays_in_colour_where_another_arm_is_compared_with_it(tmp_path):
+    part = results()
+    part["comparisons"].append(gap("adaptor+lora", "adaptor", 1.0, 0.01))
+    page, _ = render(tmp_path, results=part)
+    (name,) = re.findall(r"<text[^>]*>adaptor</text>", page)
+    assert "#0072b2" in name
+
+
 def test_undefined_entries_carry_their_reason(tmp_path):
     part = results()
     part["summaries"] = [
