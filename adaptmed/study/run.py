@@ -203,9 +203,9 @@ def results_of(subject: Subject, cells: Sequence[Cell], settings: StudySettings)
     """Judge the cells, and the adaptor's zero-shot classification and retrieval, on the test split."""
     truth, arms = subject.rows.truth, {cell.arm for cell in cells}
     judged = judge(cells, truth, replicates=settings.replicates)
-    baselines = [arm for arm in BASELINES if arm in arms]
+    comparisons = [row for arm in BASELINES if arm in arms for row in judged.comparisons(arm)]
     if {"adaptor", "adaptor+lora"} <= arms:
-        baselines.append("adaptor")
+        comparisons += [row for row in judged.comparisons("adaptor") if row["arm"] in TUNED_ARMS]
     zero_shot: list[dict[str, Any]] = []
     if subject.prompts is not None:
         cell = zero_shot_cell(subject.adaptor.fusion, subject.bank, subject.rows, subject.prompts)
@@ -218,7 +218,7 @@ def results_of(subject: Subject, cells: Sequence[Cell], settings: StudySettings)
     return {
         "records": judged.records(),
         "summaries": judged.summaries(),
-        "comparisons": [row for baseline in baselines for row in judged.comparisons(baseline)],
+        "comparisons": comparisons,
         "retrieval": retrieval,
         "zero_shot": zero_shot,
     }
