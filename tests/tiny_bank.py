@@ -15,7 +15,15 @@ GRID, IMAGE_WIDTH, TEXT_WIDTH, CAUSES = (2, 3), 12, 10, 4
 HALF = (0.5, 0.5, 0.5)
 
 
-def write_tiny_bank(folder: Path, *, pairs: int = 60, seed: int = 0, noise: float = 0.5, shard_size: int = 16) -> Bank:
+def write_tiny_bank(
+    folder: Path,
+    *,
+    pairs: int = 60,
+    seed: int = 0,
+    noise: float = 0.5,
+    shard_size: int = 16,
+    image_lora: str | None = None,
+) -> Bank:
     """60 pairs of 40 patients; label ``a`` and ``b`` are two of the hidden causes, ``b`` unknown for every tenth."""
     generator = torch.Generator().manual_seed(seed)
     cause = (torch.rand(pairs, CAUSES, generator=generator) < 0.4).float()
@@ -25,7 +33,7 @@ def write_tiny_bank(folder: Path, *, pairs: int = 60, seed: int = 0, noise: floa
         values = (cause @ mix[width])[:, None] + noise * torch.randn(pairs, length, width, generator=generator)
         return values.half()
 
-    source = TokenSource("fake:image", "aa" * 32, preprocessing=Preprocessing((8, 12), HALF, HALF))
+    source = TokenSource("fake:image", "aa" * 32, preprocessing=Preprocessing((8, 12), HALF, HALF), lora=image_lora)
     plan = Plan(source, TokenSource("fake:text", "bb" * 32, max_tokens=9), "m" * 64, f"{seed}", shard_size=shard_size)
     begin(folder, plan)
     images, texts = tokens(7, IMAGE_WIDTH), tokens(5, TEXT_WIDTH)

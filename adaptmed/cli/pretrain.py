@@ -97,11 +97,15 @@ def pretrain(
     options["strategy"] = strategy
     if image_lora is not None or text_lora is not None:
         options["online"] = _online(image_lora, text_lora, augment, checkpointing, accumulate)
-    adaptor = train(Bank.open(bank), chosen, out, **options)
+    opened = Bank.open(bank)
+    adaptor = train(opened, chosen, out, **options)
     if first:
         adaptor.print_trainable_parameters()
     console.print(Text.assemble("Adaptor at its best epoch: ", (str(out / "adaptor"), "bold")))
-    console.print(Text(f"Next: adaptmed study {bank} --adaptor {out} --out {out}-study"))
+    following = f"study {bank} --adaptor {out} --out {out}-study"
+    if "online" in options:
+        following = f"embed {opened.info.manifest} --adaptor {out} --out {bank}-tuned"
+    console.print(Text(f"Next: adaptmed {following}"))
 
 
 def _bank_of(

@@ -5,11 +5,15 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from adaptmed.errors import InputError, sentence
+
 
 def study(
     *banks: Path,
     adaptor: list[Path],
     out: Path,
+    tuned_bank: list[Path] | None = None,
+    tuned_adaptor: list[Path] | None = None,
     fractions: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (0.01, 0.1, 1.0),
     seeds: int = 5,
     arms: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
@@ -28,10 +32,14 @@ def study(
         banks: Banks that `adaptmed embed` wrote, with labels; several draw the grid of encoder pairs.
         adaptor: Run folder of `adaptmed pretrain` (or a saved adaptor); repeat it once per bank, in the same order.
         out: Folder to write.
+        tuned_bank: For the arms with LoRA: what `adaptmed embed m.csv --adaptor RUN` wrote of the same table; repeat it
+            once per bank, in the same order.
+        tuned_adaptor: The run of each tuned bank, in the same order.
         fractions: Shares of the labelled training patients, above 0 and at most 1.
         seeds: How many seeds; each chooses another fraction.
-        arms: Contenders: frozen, adaptor-untrained, "text-informed probe", adaptor, adaptor-trained, and on request
-            adaptor-head (the paper's two-layer head). All but the last by default.
+        arms: Contenders: frozen, adaptor-untrained, "text-informed probe", adaptor, adaptor-trained; with a tuned bank
+            also lora (the frozen probe on it) and adaptor+lora; on request adaptor-head (the paper's two-layer head).
+            All but the last by default.
         prompts: JSON file with zero-shot prompts per label, instead of generic ones.
         replicates: Bootstrap replicates behind every interval.
         examples: Show pictures and report texts in the report; --no-examples makes a report that may be shared.
@@ -43,17 +51,18 @@ def study(
 
     from adaptmed.bank import Bank
     from adaptmed.heads.prompts import load_prompts
-    from adaptmed.study.run import ARMS, StudySettings
+    from adaptmed.study.run import StudySettings
     from adaptmed.study.whole import study as run
 
     settings = StudySettings(
         fractions=tuple(fractions),
         seeds=seeds,
-        arms=tuple(arms) or ARMS,
+        arms=tuple(arms) or None,
         prompts=load_prompts(prompts) if prompts else None,
         replicates=replicates,
         allow_overlap=allow_overlap,
     )
+    tuned = _tuned(tuned_bank or [], tuned_adaptor or [])
     console = Console()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console) as bar:
@@ -62,11 +71,20 @@ def study(
         def show(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        results = run(
-            [Bank.open(bank) for bank in banks], adaptor, out, settings=settings, examples=examples, progress=show
-        )
+        opened = [Bank.open(bank) for bank in banks]
+        beside = [(Bank.open(bank), trained) for bank, trained in tuned]
+        results = run(opened, adaptor, out, settings=settings, tuned=beside, examples=examples, progress=show)
     print_table(results)
     console.print(Text.assemble("Report: ", (str(out / "report.html"), "bold")), soft_wrap=True)
+
+
+def _tuned(banks: list[Path], runs: list[Path]) -> list[tuple[Path, Path]]:
+    """Pair tuned banks with their runs."""
+    if len(banks) != len(runs):
+        expected, got = "one --tuned-adaptor per --tuned-bank", f"{len(banks)} banks and {len(runs)} runs"
+        fix = "Name what `adaptmed embed m.csv --adaptor RUN` wrote, and RUN."
+        raise InputError(sentence("tuned-bank", expected=expected, got=got, fix=fix))
+    return list(zip(banks, runs, strict=True))
 
 
 def print_table(results: dict[str, Any]) -> None:

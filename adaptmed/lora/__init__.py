@@ -15,8 +15,8 @@ Which layers a role means (``layers_of`` resolves them for one encoder):
 | transformers ViT, DINOv2 | ``attention.q_proj k_proj v_proj o_proj`` | ``mlp.fc1 fc2`` |
 """
 
-from adaptmed.lora.attach import attach, layers_of, load, save
+from adaptmed.lora.attach import attach, layers_of, load, save, saved_parameters
 from adaptmed.lora.merging import merge, unmerge
 from adaptmed.lora.settings import LoRA
 
-__all__ = ["LoRA", "attach", "layers_of", "load", "merge", "save", "unmerge"]
+__all__ = ["LoRA", "attach", "layers_of", "load", "merge", "save", "saved_parameters", "unmerge"]

@@ -92,9 +92,7 @@ def load(encoder: Tunable, folder: Path, *, adapter: str = "default") -> None:
         InputError: The folder holds no LoRA in safetensors, or a name that is taken.
         FingerprintError: It was saved for another base; both are named.
     """
-    if not (folder / TENSOR_FILE).is_file():
-        fix = "Name the folder image_lora or text_lora of a saved adaptor."
-        raise InputError(sentence(str(folder), expected=f"LoRA in {TENSOR_FILE}", got="none", fix=fix))
+    saved = _saved(folder)
     _check_base(encoder, folder)
     config = LoraConfig.from_pretrained(str(folder))
     config.inference_mode = False
@@ -103,7 +101,23 @@ def load(encoder: Tunable, folder: Path, *, adapter: str = "default") -> None:
         raise InputError(sentence("adapter", expected="a name that is not taken", got=adapter, fix=fix))
     with torch.random.fork_rng(devices=[]):
         add(encoder, config, adapter)
-    set_peft_model_state_dict(standing(encoder).model, load_file(folder / TENSOR_FILE), adapter_name=adapter)
+    set_peft_model_state_dict(standing(encoder).model, load_file(saved), adapter_name=adapter)
+
+
+def saved_parameters(folder: Path) -> int:
+    """Count the parameters of saved LoRA, without the encoder it is for.
+
+    Raises:
+        InputError: The folder holds no LoRA in safetensors.
+    """
+    return sum(tensor.numel() for tensor in load_file(_saved(folder)).values())
+
+
+def _saved(folder: Path) -> Path:
+    if not (folder / TENSOR_FILE).is_file():
+        fix = "Name the folder image_lora or text_lora of a saved adaptor."
+        raise InputError(sentence(str(folder), expected=f"LoRA in {TENSOR_FILE}", got="none", fix=fix))
+    return folder / TENSOR_FILE
 
 
 def _config(encoder: Tunable, lora: LoRA) -> LoraConfig:

@@ -118,9 +118,10 @@ def untrained_arm(rows: StudyRows, bank: Bank, fresh: Callable[[int], Fusion]) -
     return arm
 
 
-def frozen_arm(rows: StudyRows, bank: Bank) -> Arm:
+def frozen_arm(rows: StudyRows, bank: Bank, *, pretrained: int = 0) -> Arm:
     """The frozen probe: the best of CLS, mean and both, chosen inside the fraction."""
-    return probe_arm(best_probe(rows, frozen_variants(bank, rows.train)), frozen_variants(bank, rows.test))
+    train, test = (frozen_variants(bank, part) for part in (rows.train, rows.test))
+    return probe_arm(best_probe(rows, train), test, pretrained=pretrained)
 
 
 def adaptor_arms(

@@ -173,12 +173,13 @@ def _name_ends(axes: Axes, ends: Mapping[str, tuple[tuple[float, float], str]]) 
         push = np.where(overlap > 1e-9, overlap / 2, 0)
         heights[:-1] -= push
         heights[1:] += push
-    right = axes.get_xlim()[1]
+    beside = axes.get_yaxis_transform()  # x in widths of the axes, y in values
     for name, height in zip(names, heights, strict=True):
         axes.annotate(
             name,
             ends[name][0],
-            (right * 1.13, height),
+            (1.025, height),
+            textcoords=beside,
             color=ends[name][1],
             va="center",
             annotation_clip=False,

@@ -171,7 +171,7 @@ def _panel(dataset: str | None, encoder: str | None, mark: str, summaries: list[
     axis = "mean AUROC" if rows[0]["label"] == "macro" else "AUROC, one class against the rest"
     return Panel(
         title=" · ".join(str(part) for part in (dataset, encoder) if part),
-        curve=Markup(learning_curves(rows, quiet=baselines, ylabel=axis + mark)),
+        curve=Markup(learning_curves(rows, quiet=BASELINES, ylabel=axis + mark)),
         main=replace(main, caption=main.caption + mark),
         others=tuple(
             arms_by_fraction(summaries, comparisons, metric, reference)

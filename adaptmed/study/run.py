@@ -1,6 +1,5 @@
 """A study: arms × label fractions × seeds on one or several banks, resumable cell by cell."""
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,24 +10,23 @@ import numpy as np
 import torch
 
 from adaptmed.bank import Bank
-from adaptmed.bank.format import StoredImages, StoredTexts
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion, build_fusion
 from adaptmed.heads.prompts import Prompts
 from adaptmed.model import Adaptor, trainable_parameters
-from adaptmed.records import EncoderRecord
-from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.study.arms import Arm, Outcome, adaptor_arms
 from adaptmed.study.cells import cell_path, read_cell, write_cell
+from adaptmed.study.checks import check_labels, check_tokens
 from adaptmed.study.rows import StudyRows, overlap_of, study_rows
 from adaptmed.study.statistics import Cell, Truth, judge
+from adaptmed.study.tuned import TUNED_ARMS, Tuned, identity_of, prepare_tuned, weights_of
 from adaptmed.study.zero_shot import PromptEmbeddings, embed_prompts, retrieval_of, zero_shot_cell
 from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.pretraining import step_seed
 from adaptmed.tasks.run_folder import read_seen
 
 ARMS = ("frozen", "adaptor-untrained", "text-informed probe", "adaptor", "adaptor-trained")
-KNOWN = (*ARMS, "adaptor-head")
+KNOWN = (*ARMS, *TUNED_ARMS, "adaptor-head")
 BASELINES = ("frozen", "adaptor-untrained")
 Progress = Callable[[str, int, int], None]
 
@@ -40,7 +38,8 @@ class StudySettings:
     Attributes:
         fractions: Shares of the labelled training patients, in (0, 1].
         seeds: Number of seeds: 0, 1, ...; each chooses its own fraction.
-        arms: Names among ``KNOWN``: ``ARMS``, and ``adaptor-head`` (the paper's two-layer head).
+        arms: Names among ``KNOWN``; ``None`` is ``ARMS``, and ``TUNED_ARMS`` too where there is a tuned bank. On
+            request alone: ``adaptor-head`` (the paper's two-layer head).
         prompts: Replace the generic zero-shot prompts.
         replicates: Bootstrap replicates.
         allow_overlap: Go on although test patients were seen in pre-training.
@@ -51,7 +50,7 @@ class StudySettings:
 
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
     seeds: int = 5
-    arms: tuple[str, ...] = ARMS
+    arms: tuple[str, ...] | None = None
     prompts: Prompts | None = None
     replicates: int = 1000
     allow_overlap: bool = False
@@ -64,10 +63,26 @@ class StudySettings:
         for name, value in (("seeds", self.seeds), ("replicates", self.replicates)):
             if value < 1:
                 raise InputError(sentence(name, expected="at least 1", got=value, fix="Raise it."))
-        unknown = [name for name in self.arms if name not in KNOWN]
-        if unknown or not self.arms or len(set(self.arms)) < len(self.arms):
-            expected, got = f"distinct names among {', '.join(KNOWN)}", ", ".join(unknown or self.arms) or "none"
+        arms = ARMS if self.arms is None else self.arms
+        unknown = [name for name in arms if name not in KNOWN]
+        if unknown or not arms or len(set(arms)) < len(arms):
+            expected, got = f"distinct names among {', '.join(KNOWN)}", ", ".join(unknown or arms) or "none"
             raise InputError(sentence("arms", expected=expected, got=got, fix="Check the spelling."))
+
+    def chosen(self, *, tuned: bool) -> tuple[str, ...]:
+        """The arms that run with or without a tuned bank.
+
+        Raises:
+            InputError: If an arm was asked for that needs one, and there is none.
+        """
+        if self.arms is None:
+            return (*ARMS, *TUNED_ARMS) if tuned else ARMS
+        lacking = [name for name in self.arms if name in TUNED_ARMS and not tuned]
+        if lacking:
+            got = f"{', '.join(lacking)} without a tuned bank"
+            fix = "Pass --tuned-bank and --tuned-adaptor: what `adaptmed embed m.csv --adaptor RUN` wrote, and RUN."
+            raise InputError(sentence("arms", expected="arms that the banks can serve", got=got, fix=fix))
+        return self.arms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +95,10 @@ class Subject:
         rows: The labelled rows.
         prompts: Embeddings of the labels' prompts; ``None`` when the text encoder is not at hand.
         without_prompts: Why there are none.
-        overlap: Number of test patients that were seen in pre-training.
+        overlap: Number of test patients that were seen in pre-training, the tuned run's included.
         seen_known: Whether the adaptor's folder says which patients it was trained on.
         weights: sha256 of the adaptor's tensors.
+        tuned: The same rows through tuned encoders; ``None`` leaves the arms with LoRA out.
     """
 
     bank: Bank
@@ -93,32 +109,39 @@ class Subject:
     overlap: int
     seen_known: bool
     weights: str
+    tuned: Tuned | None = None
 
     @property
     def identity(self) -> str:
         """What no other bank, table or adaptor has: part of the place of its cells."""
-        info = self.bank.info
-        keys = [stored.token_key for stored in (info.images, info.texts) if stored is not None]
-        digest = hashlib.sha256(" ".join([*keys, info.rows_file_sha256, self.weights]).encode())
-        return f"{self.rows.truth.encoder}-{digest.hexdigest()[:12]}"
+        return identity_of(self.bank, self.weights)
+
+    def identity_for(self, arm: str) -> str:
+        """The identity of the bank and the adaptor that an arm stands on."""
+        return self.tuned.identity if self.tuned is not None and arm in TUNED_ARMS else self.identity
 
 
-def prepare(bank: Bank, run: Path, settings: StudySettings) -> Subject:
+def prepare(bank: Bank, run: Path, settings: StudySettings, *, tuned: tuple[Bank, Path] | None = None) -> Subject:
     """Read an adaptor, check that it belongs to the bank and that no test patient was seen, embed the prompts.
 
     Args:
         bank: The bank to judge on; it need not be the one that was trained on.
         run: Run folder of ``adaptmed pretrain``, or a saved adaptor.
         settings: The study's.
+        tuned: The bank of the same rows that tuned encoders wrote, and the run that tuned them.
 
     Raises:
-        InputError: If the adaptor was trained on Tokens of other encoders, or nothing is labelled.
-        OverlapError: If test patients were seen.
+        InputError: If an adaptor was trained on Tokens of other encoders, the tuned bank differs from the plain one by
+            more than LoRA, labels outside a fraction were read, or nothing is labelled.
+        OverlapError: If test patients were seen by one of the runs.
     """
     adaptor = Adaptor.from_pretrained(run, load_encoders=False)
-    _check_tokens(bank, adaptor, run)
-    said = read_seen(run)
-    rows = study_rows(bank, seen=said or (), allow_overlap=settings.allow_overlap)
+    check_tokens(bank, adaptor, run)
+    check_labels(run, settings.fractions)
+    beside = None if tuned is None else prepare_tuned(bank, *tuned, settings.fractions)
+    said, theirs = read_seen(run), None if beside is None else beside.seen
+    seen = (said or frozenset()) | (theirs or frozenset())
+    rows = study_rows(bank, seen=seen, allow_overlap=settings.allow_overlap)
     prompts, reason = embed_prompts(adaptor, rows.truth, settings.prompts)
     return Subject(
         bank=bank,
@@ -126,9 +149,10 @@ def prepare(bank: Bank, run: Path, settings: StudySettings) -> Subject:
         rows=rows,
         prompts=prompts,
         without_prompts=reason,
-        overlap=overlap_of(bank, rows.judged, said or ()),
+        overlap=overlap_of(bank, rows.judged, seen),
         seen_known=said is not None,
-        weights=hashlib.sha256((find_adaptor(run) / TENSOR_FILE).read_bytes()).hexdigest(),
+        weights=weights_of(run),
+        tuned=beside,
     )
 
 
@@ -150,7 +174,7 @@ def cells_of(
     wanted = [(arm, f, s) for f in sorted(settings.fractions) for s in range(settings.seeds) for arm in makers]
     for number, (arm, fraction, seed) in enumerate(wanted):
         progress(f"{arm}, {fraction:g}, seed {seed}", number, len(wanted))
-        path = cell_path(out, subject.identity, arm, fraction, seed)
+        path = cell_path(out, subject.identity_for(arm), arm, fraction, seed)
         cell = read_cell(path)
         if cell is None:
             if arm not in made:
@@ -177,19 +201,25 @@ def cells_of(
 
 def results_of(subject: Subject, cells: Sequence[Cell], settings: StudySettings) -> dict[str, Any]:
     """Judge the cells, and the adaptor's zero-shot classification and retrieval, on the test split."""
-    truth = subject.rows.truth
+    truth, arms = subject.rows.truth, {cell.arm for cell in cells}
     judged = judge(cells, truth, replicates=settings.replicates)
-    baselines = [arm for arm in BASELINES if arm in settings.arms]
+    comparisons = [row for arm in BASELINES if arm in arms for row in judged.comparisons(arm)]
+    if {"adaptor", "adaptor+lora"} <= arms:
+        comparisons += [row for row in judged.comparisons("adaptor") if row["arm"] in TUNED_ARMS]
     zero_shot: list[dict[str, Any]] = []
     if subject.prompts is not None:
         cell = zero_shot_cell(subject.adaptor.fusion, subject.bank, subject.rows, subject.prompts)
         zero_shot = judge([cell], truth, replicates=settings.replicates).records()
     fusions = {"adaptor": subject.adaptor.fusion, "adaptor-untrained": fresh_fusion(subject, 0)}
+    retrieval = retrieval_of(fusions, subject.bank, subject.rows, replicates=settings.replicates)
+    if subject.tuned is not None and "adaptor+lora" in arms:
+        tuned = {"adaptor+lora": subject.tuned.adaptor.fusion}
+        retrieval += retrieval_of(tuned, subject.tuned.bank, subject.rows, replicates=settings.replicates)
     return {
         "records": judged.records(),
         "summaries": judged.summaries(),
-        "comparisons": [row for baseline in baselines for row in judged.comparisons(baseline)],
-        "retrieval": retrieval_of(fusions, subject.bank, subject.rows, replicates=settings.replicates),
+        "comparisons": comparisons,
+        "retrieval": retrieval,
         "zero_shot": zero_shot,
     }
 
@@ -208,8 +238,9 @@ def arms_of(subject: Subject, settings: StudySettings) -> dict[str, Callable[[],
     """The arms of the settings that can run on a subject, each made when it is first needed.
 
     Raises:
-        InputError: If none is left.
+        InputError: If none is left, or one needs a tuned bank.
     """
+    names = settings.chosen(tuned=subject.tuned is not None)
     fusion = subject.adaptor.fusion
     arms = adaptor_arms(
         subject.rows,
@@ -219,7 +250,9 @@ def arms_of(subject: Subject, settings: StudySettings) -> dict[str, Callable[[],
         prior=None if subject.prompts is None else subject.prompts.directions.numpy(),
         trained=trainable_parameters(fusion),
     )
-    chosen = {name: arms[name] for name in settings.arms if name in arms}
+    if subject.tuned is not None:
+        arms |= subject.tuned.arms(subject.rows)
+    chosen = {name: arms[name] for name in names if name in arms}
     if not chosen:
         got, fix = "only arms that need prompts", f"There are none, because {subject.without_prompts}"
         raise InputError(sentence("arms", expected="an arm that can run", got=got, fix=fix))
@@ -232,21 +265,3 @@ def _reasons(truth: Truth, outcome: Outcome) -> dict[str, str]:
     if truth.kind == "multiclass" and len(reasons) == len(truth.names):
         return {"all": next(iter(reasons.values()))}
     return reasons
-
-
-def _check_tokens(bank: Bank, adaptor: Adaptor, run: Path) -> None:
-    info = bank.info
-    for stored, record in ((info.images, adaptor.encoders.image_record), (info.texts, adaptor.encoders.text_record)):
-        if stored is None or (stored.fingerprint, stored.lora) != (record.fingerprint, record.lora):
-            got = "none" if stored is None else f"Tokens of {_encoder(stored)}"
-            expected = f"Tokens of {_encoder(record)}, which {run} was trained on"
-            fix = "Give every bank the run that was trained on it, in the same order."
-            raise InputError(sentence(str(bank.folder), expected=expected, got=got, fix=fix))
-    if info.layout != adaptor.encoders.layout:
-        expected = f"the layout {adaptor.encoders.layout}, which {run} was trained on"
-        fix = "Embed with the same --layout and --grid."
-        raise InputError(sentence(str(bank.folder), expected=expected, got=info.layout, fix=fix))
-
-
-def _encoder(facts: EncoderRecord | StoredImages | StoredTexts) -> str:
-    return f"{facts.name} ({facts.fingerprint}{'' if facts.lora is None else f', LoRA {facts.lora}'})"

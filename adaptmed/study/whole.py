@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from adaptmed.study.pictures import maps_of, retrieval_examples
 from adaptmed.study.report import write_report
 from adaptmed.study.run import Progress, StudySettings, Subject, arms_of, cells_of, prepare, results_of
 from adaptmed.study.statistics import write_json
+from adaptmed.study.tuned import facts_of
 from adaptmed.tasks.run_folder import open_run
 
 
@@ -23,6 +24,7 @@ def study(
     out: Path,
     *,
     settings: StudySettings,
+    tuned: Sequence[tuple[Bank, Path]] = (),
     examples: bool = True,
     title: str = "Low-data study",
     progress: Progress = lambda *_: None,
@@ -34,6 +36,8 @@ def study(
         runs: The run of each bank, in the same order.
         out: Study folder.
         settings: What to run over.
+        tuned: For the arms with LoRA: of each bank, in the same order, the bank of the same rows that tuned encoders
+            wrote, and the run that tuned them.
         examples: Show pictures and report texts in the report.
         title: Of the report.
         progress: Called with what is being done, its number and how many there are.
@@ -42,13 +46,18 @@ def study(
         What ``results.json`` holds.
 
     Raises:
-        InputError: If there is not one run per bank, or ``out`` holds another study.
+        InputError: If there is not one run, and one or no tuned bank, per bank, or ``out`` holds another study.
         OverlapError: If a test patient was seen in pre-training.
     """
     if not banks or len(banks) != len(runs):
         fix = "Repeat --adaptor once per bank, in the same order."
         raise InputError(sentence("adaptor", expected=f"{len(banks)} runs, one per bank", got=len(runs), fix=fix))
-    subjects = [prepare(bank, run, settings) for bank, run in zip(banks, runs, strict=True)]
+    if tuned and len(tuned) != len(banks):
+        expected, fix = f"{len(banks)} tuned banks, one per bank, or none", "Repeat --tuned-bank in the same order."
+        raise InputError(sentence("tuned", expected=expected, got=len(tuned), fix=fix))
+    settings = replace(settings, arms=settings.chosen(tuned=bool(tuned)))
+    beside: Sequence[tuple[Bank, Path] | None] = tuned or [None] * len(banks)
+    subjects = [prepare(bank, run, settings, tuned=pair) for bank, run, pair in zip(banks, runs, beside, strict=True)]
     _check_distinct(subjects)
     makers = [arms_of(subject, settings) for subject in subjects]
     open_run(out, _config(subjects, settings))
@@ -60,7 +69,7 @@ def study(
     results["settings"] = {
         "fractions": list(settings.fractions),
         "seeds": settings.seeds,
-        "arms": list(settings.arms),
+        "arms": list(settings.arms or ()),
         "allow_overlap": settings.allow_overlap,
         "overlapping_test_patients": sum(subject.overlap for subject in subjects),
     }
@@ -88,6 +97,8 @@ def _check_distinct(subjects: Sequence[Subject]) -> None:
 def _config(subjects: Sequence[Subject], settings: StudySettings) -> dict[str, object]:
     """Everything that decides a cell, so that no cell of another adaptor or table is taken for this study's."""
     facts = json.loads(json.dumps(asdict(settings)))
+    tuned = [subject.tuned.identity for subject in subjects if subject.tuned is not None]
+    facts |= {"tuned": tuned} if tuned else {}
     return {"command": "study", "subjects": [subject.identity for subject in subjects], **facts}
 
 
@@ -103,6 +114,11 @@ def _cautions(subjects: Sequence[Subject]) -> list[str]:
             cautions.append(
                 f"{encoder}: which patients the adaptor was trained on is not known, because it is not in its run "
                 "folder; nobody checked that no test patient is among them."
+            )
+        if subject.tuned is not None and subject.tuned.seen is None:
+            cautions.append(
+                f"{encoder}: which patients LoRA was trained on, and whether labels were read, is not known, because "
+                "the tuned adaptor is not in its run folder; nobody checked that no test patient is among them."
             )
         if not subject.bank.info.has_patients:
             cautions.append(f"{encoder}: the table has no patient column, every row is taken as its own patient.")
@@ -127,6 +143,7 @@ def _facts(subjects: Sequence[Subject], settings: StudySettings) -> dict[str, An
             "test images": len(subject.rows.test),
             "test patients": len(set(subject.rows.truth.patients)),
             "rejected rows": bank.info.rejected,
+            **({} if subject.tuned is None else facts_of(subject.tuned)),
         }
     facts["intervals"] = {
         "method": "95 %, hierarchical bootstrap: seeds outside, patients inside; differences are paired",

@@ -73,6 +73,22 @@ def read_seen(run: Path) -> frozenset[str] | None:
     return None
 
 
+def read_config(run: Path) -> dict[str, Any] | None:
+    """Return the configuration a run was started with.
+
+    Args:
+        run: The run folder, or the saved adaptor inside it.
+
+    Returns:
+        The configuration; ``None`` when neither folder is a run's, for an adaptor that left its run folder.
+    """
+    for path in (run / CONFIG, run.parent / CONFIG):
+        found = json.loads(path.read_text()) if path.exists() else None
+        if isinstance(found, dict) and "command" in found:  # a model's folder may have a config.json too
+            return found
+    return None
+
+
 def append_metrics(out: Path, line: Mapping[str, Any]) -> None:
     """Append one line, in place of lines of the same or a later step that a stopped run had left."""
     path = out / METRICS

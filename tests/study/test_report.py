@@ -157,6 +157,14 @@ def test_nothing_at_all_is_still_a_page(tmp_path):
     assert "No comparison with a baseline could be made." in page
 
 
+def test_the_adaptor_stays_in_colour_where_another_arm_is_compared_with_it(tmp_path):
+    part = results()
+    part["comparisons"].append(gap("adaptor+lora", "adaptor", 1.0, 0.01))
+    page, _ = render(tmp_path, results=part)
+    (name,) = re.findall(r"<text[^>]*>adaptor</text>", page)
+    assert "#0072b2" in name
+
+
 def test_undefined_entries_carry_their_reason(tmp_path):
     part = results()
     part["summaries"] = [
@@ -242,6 +250,14 @@ def test_several_classes_are_reported(tmp_path):
     page, outline = render(tmp_path, results=part)
     assert {"AUROC", "Balanced accuracy", "Expected calibration error"} <= set(outline.headings)
     assert "the adaptor reaches 0.87 AUROC, +0.06" in page
+
+
+def test_curves_of_one_fraction_have_room_for_the_names():
+    markup = learning_curves(
+        [row("a", 1.0, 0.7), row("b", 1.0, 0.72)]
+    )  # the suite turns a collapsed layout into an error
+    assert ">a</text>" in markup
+    assert ">b</text>" in markup
 
 
 def test_curves_survive_undefined_points():

@@ -36,7 +36,8 @@ def write_online_bank(folder: Path) -> Bank:
         Image.fromarray(generator.integers(0, 255, (36, 40), dtype=np.uint8)).save(folder / f"{number}.png")
         words = " ".join(generator.choice(SIDES, 4))
         split = "train" if number < 26 else "validate" if number < 34 else "test"
-        rows.append({"image": f"{number}.png", "text": f"{words} seen", "patient": number, "split": split})
+        facts = {"patient": number, "split": split, "a": number % 2}
+        rows.append({"image": f"{number}.png", "text": f"{words} seen", **facts})
     pd.DataFrame(rows).to_csv(folder / "m.csv", index=False)
     options = EmbedOptions(layout=EmbedOptions().layout, dtype="float32", precision="fp32", workers=1)
     return embed(Manifest.read(folder / "m.csv"), image, text, folder / "bank", options=options)

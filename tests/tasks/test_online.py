@@ -14,7 +14,7 @@ from adaptmed.bank import Bank
 from adaptmed.cli import main
 from adaptmed.data.augment import augment
 from adaptmed.errors import InputError
-from adaptmed.lora import LoRA
+from adaptmed.lora import LoRA, saved_parameters
 from adaptmed.model import Adaptor
 from adaptmed.study.run import StudySettings, prepare
 from adaptmed.tasks.embedding import EmbedOptions, embed
@@ -198,13 +198,10 @@ def test_an_adaptor_trained_on_a_tuned_bank_takes_its_lora_along(bank, tuned_ban
 
 
 def test_the_tuned_run_is_refused_on_the_plain_bank(bank, whole):
-    plain = copy.copy(bank)
-    plain.rows = bank.rows.assign(a=np.arange(len(bank)) % 2)
-    plain.info = replace(bank.info, labels=("a",))
     with pytest.raises(
-        InputError, match=r"Tokens of .*, LoRA [0-9a-f]{64}\), which .* was trained on, but got Tokens of"
+        InputError, match=r"Tokens of .*, LoRA [0-9a-f]{64}\), which .* was trained on, but got Tokens of.*--tuned-bank"
     ):
-        prepare(plain, whole, StudySettings(seeds=1, arms=("frozen",)))
+        prepare(bank, whole, StudySettings(seeds=1, arms=("frozen",)))
 
 
 def run(words):
@@ -239,6 +236,26 @@ def test_a_bank_or_a_table_with_its_encoders(bank, tmp_path, capsys, source, wor
         main(["pretrain", str(bank.folder.parent / source), "--out", str(tmp_path / "run"), *words])
     assert ended.value.code == 1
     assert message in capsys.readouterr().err
+
+
+def test_lora_parameters_are_counted_without_their_encoder(whole):
+    adaptor = Adaptor.from_pretrained(whole)
+    counted = sum(saved_parameters(folder) for folder in adaptor.encoders.lora_folders.values())
+    assert counted == sum(parameter.numel() for parameter in adaptor.encoders.lora_parameters())
+    with pytest.raises(InputError, match=r"LoRA in adapter_model\.safetensors, but got none"):
+        saved_parameters(whole)
+
+
+def test_plain_and_tuned_encoders_are_studied_side_by_side(bank, whole, tuned_bank, tmp_path):
+    pretrain(bank, SHORT, tmp_path / "plain", device="cpu")
+    words = [bank.folder, "--adaptor", tmp_path / "plain", "--tuned-bank", tuned_bank.folder, "--tuned-adaptor", whole]
+    words += ["--fractions", 1, "--seeds", 1, "--arms", "frozen", "lora", "adaptor", "adaptor+lora"]
+    run(["study", *map(str, words), "--replicates", "20", "--out", str(tmp_path / "study")])
+    results = json.loads((tmp_path / "study" / "results.json").read_text())
+    trained = {row["arm"]: row["trainable_parameters"] for row in results["records"]}
+    lora = sum(parameter.numel() for parameter in Adaptor.from_pretrained(whole).encoders.lora_parameters())
+    assert trained["lora"] == trained["frozen"] + lora
+    assert {row["arm"] for row in results["comparisons"]} >= {"lora", "adaptor+lora"}
 
 
 def test_the_commands_tune_and_embed(bank, tmp_path):

@@ -1,0 +1,95 @@
+"""What must hold before arms stand side by side: a bank with its run, a plain bank with its tuned one, labels read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adaptmed.bank import Bank
+from adaptmed.bank.format import StoredImages, StoredTexts
+from adaptmed.errors import InputError, sentence
+from adaptmed.model import Adaptor
+from adaptmed.records import EncoderRecord, records_of
+from adaptmed.tasks.run_folder import read_config
+
+
+def check_tokens(bank: Bank, adaptor: Adaptor, run: Path) -> None:
+    """Check that a bank holds Tokens of the encoders, the LoRA and the layout that a run was trained on.
+
+    Raises:
+        InputError: If it does not.
+    """
+    info, encoders = bank.info, adaptor.encoders
+    for stored, record in ((info.images, encoders.image_record), (info.texts, encoders.text_record)):
+        if stored is None or (stored.fingerprint, stored.lora) != (record.fingerprint, record.lora):
+            got = "none" if stored is None else f"Tokens of {_encoder(stored)}"
+            expected = f"Tokens of {_encoder(record)}, which {run} was trained on"
+            fix = "Give every bank the run that was trained on it, in the same order."
+            if record.lora is not None:
+                fix += f" Tokens of tuned encoders: `adaptmed embed m.csv --adaptor {run}`, then --tuned-bank."
+            raise InputError(sentence(str(bank.folder), expected=expected, got=got, fix=fix))
+    if info.layout != encoders.layout:
+        expected = f"the layout {encoders.layout}, which {run} was trained on"
+        fix = "Embed with the same --layout and --grid."
+        raise InputError(sentence(str(bank.folder), expected=expected, got=info.layout, fix=fix))
+
+
+def check_tuned(plain: Bank, tuned: Bank) -> None:
+    """Check that two banks hold the same rows and that LoRA alone tells their Tokens apart.
+
+    Raises:
+        InputError: If the rows, an encoder, its inputs, the layout or the number format differ, if the plain bank's
+            encoders are tuned, or if the tuned bank's are not.
+        BankError: If a bank lacks one of the modalities.
+    """
+    name = str(tuned.folder)
+    if tuned.info.rows_file_sha256 != plain.info.rows_file_sha256:
+        fix = "Embed the same table with the same options, and mend images that one of the two could not read."
+        expected = f"the rows of {plain.folder} (rows.parquet {plain.info.rows_file_sha256})"
+        raise InputError(sentence(name, expected=expected, got=tuned.info.rows_file_sha256, fix=fix))
+    ours, theirs = _facts(plain), _facts(tuned)
+    other = [f"{fact}: {ours[fact]} there, {theirs[fact]} here" for fact in ours if ours[fact] != theirs[fact]]
+    if other:
+        expected = f"Tokens that differ from those of {plain.folder} by LoRA alone"
+        fix = "Run `adaptmed embed m.csv --adaptor RUN` with the options of the plain bank."
+        raise InputError(sentence(name, expected=expected, got="; ".join(other), fix=fix))
+    for bank, wanted in ((plain, False), (tuned, True)):
+        if any(record.lora is not None for record in records_of(bank)) != wanted:
+            expected = f"Tokens of encoders with{'' if wanted else 'out'} LoRA"
+            got = f"encoders with{'out' if wanted else ''} it"
+            fix = "The plain bank comes first; --tuned-bank is what `adaptmed embed m.csv --adaptor RUN` wrote."
+            raise InputError(sentence(str(bank.folder), expected=expected, got=got, fix=fix))
+
+
+def check_labels(run: Path, fractions: Sequence[float]) -> None:
+    """Check that a run has read no label that a cell of the study would not have.
+
+    ``adaptmed finetune`` trains on labels. What it trained may be judged only where it read all labels and every cell
+    has all of them too.
+
+    Raises:
+        InputError: If labels outside a cell's fraction were read.
+    """
+    config = read_config(run) or {}
+    if config.get("command") != "finetune" or (config.get("fraction") == 1.0 and set(fractions) == {1.0}):
+        return
+    studied = ", ".join(map(str, fractions))
+    got = f"`adaptmed finetune` at fraction {config.get('fraction')} for a study of the fractions {studied}"
+    fix = "Labels outside a cell's fraction were read: study a pre-trained run, or all labels by a run on all labels."
+    raise InputError(sentence(str(run), expected="a run that no label has trained", got=got, fix=fix))
+
+
+def _facts(bank: Bank) -> dict[str, Any]:
+    """What decides the Tokens of a bank, LoRA apart."""
+    image, text = records_of(bank)
+    return {
+        "image encoder": image.fingerprint,
+        "text encoder": text.fingerprint,
+        "preprocessing": image.preprocessing,
+        "longest text": text.max_tokens,
+        "layout": bank.info.layout,
+        "number format": bank.info.dtype,
+    }
+
+
+def _encoder(facts: EncoderRecord | StoredImages | StoredTexts) -> str:
+    return f"{facts.name} ({facts.fingerprint}{'' if facts.lora is None else f', LoRA {facts.lora}'})"

@@ -1,0 +1,112 @@
+"""The arms with LoRA: what tuned encoders are worth, on the same rows, fractions and seeds as the plain ones."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptmed.bank import Bank
+from adaptmed.model import Adaptor, trainable_parameters
+from adaptmed.saving import TENSOR_FILE, find_adaptor
+from adaptmed.study.arms import Arm, best_probe, frozen_arm, probe_arm
+from adaptmed.study.checks import check_labels, check_tokens, check_tuned
+from adaptmed.study.rows import StudyRows
+from adaptmed.tasks.features import adaptor_variants
+from adaptmed.tasks.run_folder import read_seen
+
+TUNED_ARMS = ("lora", "adaptor+lora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """The bank that tuned encoders wrote beside a plain one, and the adaptor of the run that was trained with them.
+
+    LoRA is trained outside the study, with its encoder in the loop and without labels; a cell trains a probe alone.
+
+    Attributes:
+        bank: Tokens of the same rows.
+        adaptor: Its adaptor, without encoders in memory.
+        lora_parameters: LoRA parameters of both encoders.
+        seen: Digests of the patients its run has read; ``None`` when its folder does not say.
+        weights: sha256 of the adaptor's tensors.
+    """
+
+    bank: Bank
+    adaptor: Adaptor
+    lora_parameters: int
+    seen: frozenset[str] | None
+    weights: str
+
+    @property
+    def identity(self) -> str:
+        """What no other bank, table or adaptor has: part of the place of its cells."""
+        return identity_of(self.bank, self.weights)
+
+    def arms(self, rows: StudyRows) -> dict[str, Callable[[], Arm]]:
+        """The arms by name, each made when it is first needed: the frozen and the adaptor probe on the tuned bank."""
+        fusion = self.adaptor.fusion
+
+        def adaptor_arm() -> Arm:
+            train, test = (adaptor_variants(fusion, self.bank, part) for part in (rows.train, rows.test))
+            trained = trainable_parameters(fusion) + self.lora_parameters
+            return probe_arm(best_probe(rows, train), test, pretrained=trained)
+
+        return {
+            "lora": lambda: frozen_arm(rows, self.bank, pretrained=self.lora_parameters),
+            "adaptor+lora": adaptor_arm,
+        }
+
+
+def prepare_tuned(plain: Bank, bank: Bank, run: Path, fractions: Sequence[float]) -> Tuned:
+    """Read a tuned run, and check that it belongs to its bank and that this bank belongs beside the plain one.
+
+    Args:
+        plain: The bank of the encoders without LoRA.
+        bank: What ``adaptmed embed m.csv --adaptor RUN`` wrote.
+        run: Run folder whose LoRA the bank's encoders have, or a saved adaptor.
+        fractions: The study's.
+
+    Raises:
+        InputError: If one does not belong to the other, or labels outside a fraction were read.
+    """
+    check_tuned(plain, bank)
+    adaptor = Adaptor.from_pretrained(run, load_encoders=False)
+    check_tokens(bank, adaptor, run)
+    check_labels(run, fractions)
+    return Tuned(
+        bank=bank,
+        adaptor=adaptor,
+        lora_parameters=_lora_parameters(adaptor),
+        seen=read_seen(run),
+        weights=weights_of(run),
+    )
+
+
+def identity_of(bank: Bank, weights: str) -> str:
+    """Name a bank with the adaptor of these weights: its encoders, and a digest of all that decides a cell."""
+    stored = (bank.info.images, bank.info.texts)
+    keys = [side.token_key for side in stored if side is not None]
+    digest = hashlib.sha256(" ".join([*keys, bank.info.rows_file_sha256, weights]).encode())
+    return f"{' + '.join('-' if side is None else side.name for side in stored)}-{digest.hexdigest()[:12]}"
+
+
+def facts_of(tuned: Tuned) -> dict[str, str]:
+    """What the report says of the LoRA."""
+    encoders = tuned.adaptor.encoders
+    return {
+        "LoRA in the image encoder": encoders.image_record.lora or "none",
+        "LoRA in the text encoder": encoders.text_record.lora or "none",
+        "LoRA parameters": f"{tuned.lora_parameters:,}",
+        "trainable parameters of the fusion beside LoRA": f"{trainable_parameters(tuned.adaptor.fusion):,}",
+    }
+
+
+def weights_of(run: Path) -> str:
+    """The sha256 of a saved adaptor's tensors."""
+    return hashlib.sha256((find_adaptor(run) / TENSOR_FILE).read_bytes()).hexdigest()
+
+
+def _lora_parameters(adaptor: Adaptor) -> int:
+    from adaptmed.lora import saved_parameters
+
+    return sum(saved_parameters(folder) for folder in adaptor.encoders.lora_folders.values())
