@@ -25,6 +25,7 @@ def pretrain(
     ema: float | None = None,
     weight_image_to_text: float | None = None,
     positives: Literal["identical-text", "pair"] | None = None,
+    start: Path | None = None,
     seed: int = 0,
     precision: Literal["fp32", "bf16"] = "bf16",
     device: str = "auto",
@@ -60,6 +61,7 @@ def pretrain(
         ema: Keep the exponential moving average of the weights with this decay per step, for example 0.99.
         weight_image_to_text: Share of the image-to-text term in the contrastive loss, from 0 to 1.
         positives: Whether identical reports in a batch count as positives of each other or as negatives.
+        start: Run or saved adaptor to take the trained fusion of, for example before a few epochs with --image-lora.
         seed: Seed of weights, order, dropout and mismatched texts.
         precision: bf16 computes in mixed precision, fp32 exactly; weights are fp32 in both.
         device: auto, cpu or cuda.
@@ -94,7 +96,7 @@ def pretrain(
     how = f" ({size}), at least {schedule.epochs} epochs, seed {seed}, into {out}"
     console.print(Text.assemble("Method ", (method, "bold"), how))
     options: dict[str, Any] = {"seed": seed, "precision": precision, "device": device, "progress": True}
-    options["strategy"] = strategy
+    options |= {"start": start, "strategy": strategy}
     if image_lora is not None or text_lora is not None:
         options["online"] = _online(image_lora, text_lora, augment, checkpointing, accumulate)
     opened = Bank.open(bank)

@@ -16,7 +16,7 @@ from adaptmed.heads.prompts import Prompts
 from adaptmed.model import Adaptor, trainable_parameters
 from adaptmed.study.arms import Arm, Outcome, adaptor_arms
 from adaptmed.study.cells import cell_path, read_cell, write_cell
-from adaptmed.study.checks import check_labels, check_tokens
+from adaptmed.study.checks import check_labels
 from adaptmed.study.rows import StudyRows, overlap_of, study_rows
 from adaptmed.study.statistics import Cell, Truth, judge
 from adaptmed.study.tuned import TUNED_ARMS, Tuned, identity_of, prepare_tuned, weights_of
@@ -24,6 +24,7 @@ from adaptmed.study.zero_shot import PromptEmbeddings, embed_prompts, retrieval_
 from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.pretraining import step_seed
 from adaptmed.tasks.run_folder import read_seen
+from adaptmed.tasks.same_tokens import check_tokens
 
 ARMS = ("frozen", "adaptor-untrained", "text-informed probe", "adaptor", "adaptor-trained")
 KNOWN = (*ARMS, *TUNED_ARMS, "adaptor-head")

@@ -9,10 +9,11 @@ from adaptmed.bank import Bank
 from adaptmed.model import Adaptor, trainable_parameters
 from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.study.arms import Arm, best_probe, frozen_arm, probe_arm
-from adaptmed.study.checks import check_labels, check_tokens, check_tuned
+from adaptmed.study.checks import check_labels, check_tuned
 from adaptmed.study.rows import StudyRows
 from adaptmed.tasks.features import adaptor_variants
 from adaptmed.tasks.run_folder import read_seen
+from adaptmed.tasks.same_tokens import check_tokens
 
 TUNED_ARMS = ("lora", "adaptor+lora")
 

@@ -12,16 +12,18 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
 from adaptmed.bank import Bank, BankLoader
+from adaptmed.bank.files import sha256_of
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError, sentence
 from adaptmed.methods import Method
 from adaptmed.model import Adaptor
-from adaptmed.saving import find_adaptor
+from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
 from adaptmed.tasks.pretraining import Pretraining, step_seed
 from adaptmed.tasks.processes import join
-from adaptmed.tasks.run_folder import BEST, open_run, read_metrics, write_seen
+from adaptmed.tasks.run_folder import BEST, open_run, read_metrics, read_seen, write_seen
+from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.trainer import Length, Precision, fit_or_resume, run_trainer
 
 
@@ -37,9 +39,10 @@ def pretrain(
     progress: bool = False,
     callbacks: tuple[Callback, ...] = (),
     online: Online | None = None,
+    start: Path | None = None,
     strategy: str = "ddp",
 ) -> Adaptor:
-    """Train a fresh adaptor on the ``train`` pairs of a bank; ``validate`` decides when to stop and what to keep.
+    """Train an adaptor on the ``train`` pairs of a bank; ``validate`` decides when to stop and what to keep.
 
     Running it again with the same arguments goes on where it stopped, bit for bit on the CPU, or returns the
     finished adaptor. Started by torchrun, the processes share every batch: negatives come from all of it, and losses
@@ -57,14 +60,16 @@ def pretrain(
         progress: Show a progress bar.
         callbacks: More of Lightning's callbacks.
         online: Train LoRA inside the encoders too: images are read again from the manifest and encoded in the loop.
+        start: Run or saved adaptor whose fusion training starts from, instead of a fresh one: LoRA in the loop is
+            costly, and a fusion that was trained from the bank needs few epochs of it.
         strategy: How Lightning lets several processes share the work. Only ``ddp`` is tested; ``fsdp`` is passed on.
 
     Returns:
         The adaptor at its best epoch, also saved to ``out/adaptor``; without ``online`` no encoder is in memory.
 
     Raises:
-        InputError: If the bank has fewer than two training pairs, ``out`` holds another run, or the batch size is no
-            multiple of the number of processes.
+        InputError: If the bank has fewer than two training pairs, ``out`` holds another run, the batch size is no
+            multiple of the number of processes, or ``start`` has another shape or other encoders.
         OverlapError: If a patient stands in two of the splits.
         NonFiniteLossError: If a loss becomes NaN; the last good checkpoint stays.
         TerminatedError: If SIGTERM came; a checkpoint was written.
@@ -83,11 +88,13 @@ def pretrain(
     processes = join(device)
     processes.require_shares("batch_size", method.schedule.batch_size)
     batch_size = min(method.schedule.batch_size, len(train))
-    seen = _seen_patients(bank, train, validate)
-    config = run_config(bank, method, seed=seed, precision=precision, online=online)
+    seen = sorted({*_seen_patients(bank, train, validate), *((start and read_seen(start)) or ())})
+    config = run_config(bank, method, seed=seed, precision=precision, online=online, start=start)
     if processes.agreed(lambda: _is_finished(out, config, seen)):
         return Adaptor.from_pretrained(find_adaptor(out), load_encoders=False)
     adaptor = fresh_adaptor(bank, method, train, seed=seed)
+    if start is not None:
+        _take_fusion(adaptor, bank, start)
     per_epoch = len(train) // batch_size
     length = _length(method, per_epoch, judged=len(validate) >= 2, online=online)
     with torch.random.fork_rng():
@@ -187,6 +194,22 @@ def fresh_adaptor(bank: Bank, method: Method, rows: NDArray[np.int64], *, seed: 
     return adaptor
 
 
+def _take_fusion(adaptor: Adaptor, bank: Bank, start: Path) -> None:
+    """Give an adaptor the trained fusion of another run on the same Tokens.
+
+    Raises:
+        InputError: If the run's fusion has another shape, or it was trained on other Tokens.
+    """
+    trained = Adaptor.from_pretrained(start, load_encoders=False)
+    check_tokens(bank, trained, start)
+    ours, theirs = (asdict(either.fusion.config) for either in (adaptor, trained))
+    other = [f"{name}: {theirs[name]} there, {ours[name]} here" for name in ours if ours[name] != theirs[name]]
+    if other:
+        fix = "Choose the method and size that it was trained with."
+        raise InputError(sentence(str(start), expected="a fusion of this shape", got="; ".join(other), fix=fix))
+    adaptor.fusion.load_state_dict(trained.fusion.state_dict())
+
+
 def pairs_of(bank: Bank, split: str) -> NDArray[np.int64]:
     """Row numbers of a split that have both an image and a text."""
     rows = bank.subset(split)
@@ -195,7 +218,13 @@ def pairs_of(bank: Bank, split: str) -> NDArray[np.int64]:
 
 
 def run_config(
-    bank: Bank, method: Method, *, seed: int, precision: Precision, online: Online | None = None
+    bank: Bank,
+    method: Method,
+    *,
+    seed: int,
+    precision: Precision,
+    online: Online | None = None,
+    start: Path | None = None,
 ) -> dict[str, object]:
     """Everything that decides the result of a run, as JSON values."""
     images, texts = bank.info.images, bank.info.texts
@@ -209,6 +238,7 @@ def run_config(
         "seed": seed,
         "precision": precision,
         "online": None if online is None else {k: v for k, v in asdict(online).items() if k != "workers"},
+        "start_sha256": None if start is None else sha256_of(find_adaptor(start) / TENSOR_FILE),
     }
 
 

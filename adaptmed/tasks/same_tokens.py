@@ -1,0 +1,34 @@
+"""A run belongs to the Tokens that it was trained on."""
+
+from pathlib import Path
+
+from adaptmed.bank import Bank
+from adaptmed.bank.format import StoredImages, StoredTexts
+from adaptmed.errors import InputError, sentence
+from adaptmed.model import Adaptor
+from adaptmed.records import EncoderRecord
+
+
+def check_tokens(bank: Bank, adaptor: Adaptor, run: Path) -> None:
+    """Check that a bank holds Tokens of the encoders, the LoRA and the layout that a run was trained on.
+
+    Raises:
+        InputError: If it does not.
+    """
+    info, encoders = bank.info, adaptor.encoders
+    for stored, record in ((info.images, encoders.image_record), (info.texts, encoders.text_record)):
+        if stored is None or (stored.fingerprint, stored.lora) != (record.fingerprint, record.lora):
+            got = "none" if stored is None else f"Tokens of {_encoder(stored)}"
+            expected = f"Tokens of {_encoder(record)}, which {run} was trained on"
+            fix = "Give every bank the run that was trained on it, in the same order."
+            if record.lora is not None:
+                fix += f" Tokens of tuned encoders: `adaptmed embed m.csv --adaptor {run}`, then --tuned-bank."
+            raise InputError(sentence(str(bank.folder), expected=expected, got=got, fix=fix))
+    if info.layout != encoders.layout:
+        expected = f"the layout {encoders.layout}, which {run} was trained on"
+        fix = "Embed with the same --layout and --grid."
+        raise InputError(sentence(str(bank.folder), expected=expected, got=info.layout, fix=fix))
+
+
+def _encoder(facts: EncoderRecord | StoredImages | StoredTexts) -> str:
+    return f"{facts.name} ({facts.fingerprint}{'' if facts.lora is None else f', LoRA {facts.lora}'})"
