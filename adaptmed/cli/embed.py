@@ -10,6 +10,7 @@ from adaptmed.errors import BankError, InputError, sentence
 if TYPE_CHECKING:
     from adaptmed.bank import Bank
     from adaptmed.data.manifest import Manifest
+    from adaptmed.frozen import FrozenEncoders
     from adaptmed.tasks.embedding import EmbedOptions
     from adaptmed.types import ImageEncoder, TextEncoder
 
@@ -24,8 +25,8 @@ def embed(
     image_size_px: int | None = None,
     fit: Literal["crop", "pad", "squash"] | None = None,
     max_tokens: int | None = None,
-    layout: Literal["grid", "all", "pooled"] = "grid",
-    grid: int = 8,
+    layout: Literal["grid", "all", "pooled"] | None = None,
+    grid: int | None = None,
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
     precision: Literal["bf16", "fp32"] = "bf16",
     batch_size: int = 64,
@@ -53,14 +54,15 @@ def embed(
             tokens are stored.
         text_encoder: For example bundled:minilm-l6 or hf:emilyalsentzer/Bio_ClinicalBERT. Without it no text tokens
             are stored.
-        adaptor: Run folder or saved adaptor: take its encoders with the LoRA inside, instead of naming them.
+        adaptor: Run folder or saved adaptor: take its encoders with the LoRA inside, instead of naming them, and its
+            fit, longest text and layout where they are not given here.
         image_size_px: Side of the encoder's input in pixels; the encoder's own by default.
         fit: How an image becomes square: crop its longer side, pad its shorter side, or squash; the encoder's own way
             by default.
         max_tokens: Where texts are cut; the encoder's limit or 256 by default, whichever is smaller.
-        layout: Which image tokens are kept: a small grid of means and the prefix tokens, all of them, or only the
-            pooled vector (of texts too).
-        grid: Side of that small grid. An encoder with a smaller grid keeps its own.
+        layout: Which image tokens are kept: a small grid of means and the prefix tokens (the default), all of them, or
+            only the pooled vector (of texts too).
+        grid: Side of that small grid, 8 by default. An encoder with a smaller grid keeps its own.
         dtype: Number format on disk.
         precision: Of the computation: bf16 mixed precision, or exact fp32.
         batch_size: Items per forward pass.
@@ -84,9 +86,19 @@ def embed(
     from adaptmed.encoders import load_image_encoder, load_text_encoder
     from adaptmed.tasks.embedding import EmbedOptions
 
+    kept = Layout()
+    if adaptor is not None:
+        encoders = _encoders_of(adaptor, named=image_encoder or text_encoder or image_size_px)
+        images, texts, kept = encoders.image, encoders.text, Layout.parse(encoders.layout)
+        inputs = encoders.image_record.preprocessing
+        fit = inputs.fit if fit is None and inputs is not None else fit
+        max_tokens = max_tokens or encoders.text_record.max_tokens
+    else:
+        images = None if image_encoder is None else load_image_encoder(image_encoder, image_size_px=image_size_px)
+        texts = None if text_encoder is None else load_text_encoder(text_encoder)
     chosen = {} if workers is None else {"workers": workers}
     options = EmbedOptions(
-        layout=Layout(layout, grid),
+        layout=Layout(layout or kept.kind, kept.size if grid is None else grid),
         dtype=dtype,
         precision=precision,
         max_tokens=max_tokens,
@@ -98,22 +110,16 @@ def embed(
         **chosen,
     )
     table = Manifest.read(manifest, labels=tuple(labels), class_column=class_column, uncertain=uncertain)
-    if adaptor is not None:
-        images, texts = _encoders_of(adaptor, named=image_encoder or text_encoder or image_size_px)
-    else:
-        images = None if image_encoder is None else load_image_encoder(image_encoder, image_size_px=image_size_px)
-        texts = None if text_encoder is None else load_text_encoder(text_encoder)
     _run(table, images, texts, out, options)
 
 
-def _encoders_of(adaptor: Path, *, named: object) -> "tuple[ImageEncoder | None, TextEncoder | None]":
+def _encoders_of(adaptor: Path, *, named: object) -> "FrozenEncoders":
     if named:
         fix = "Leave --image-encoder, --text-encoder and --image-size-px out: the adaptor knows its encoders."
         raise InputError(sentence("adaptor", expected="no encoder beside it", got=named, fix=fix))
     from adaptmed.model import Adaptor
 
-    encoders = Adaptor.from_pretrained(adaptor).encoders
-    return encoders.image, encoders.text
+    return Adaptor.from_pretrained(adaptor).encoders
 
 
 def _run(

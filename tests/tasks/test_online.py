@@ -258,6 +258,19 @@ def test_plain_and_tuned_encoders_are_studied_side_by_side(bank, whole, tuned_ba
     assert {row["arm"] for row in results["comparisons"]} >= {"lora", "adaptor+lora"}
 
 
+def test_embedding_by_an_adaptor_takes_its_fit_longest_text_and_layout(bank, tmp_path):
+    folder = bank.folder.parent
+    encoders = ["--image-encoder", f"hf:{folder / 'vit'}", "--text-encoder", f"hf:{folder / 'bert'}"]
+    how = ["--fit", "pad", "--max-tokens", "5", "--grid", "2", "--device", "cpu"]
+    run(["embed", bank.info.manifest, *encoders, *how, "--out", str(tmp_path / "plain")])
+    run(["pretrain", str(tmp_path / "plain"), "--epochs", "1", "--batch-size", "6", "--out", str(tmp_path / "run")])
+    run(["embed", bank.info.manifest, "--adaptor", str(tmp_path / "run"), "--out", str(tmp_path / "again")])
+    plain, again = Bank.open(tmp_path / "plain").info, Bank.open(tmp_path / "again").info
+    assert again.images.token_key == plain.images.token_key
+    assert again.texts.token_key == plain.texts.token_key
+    assert (again.images.preprocessing.fit, again.texts.max_tokens, again.layout) == ("pad", 5, "grid2")
+
+
 def test_the_commands_tune_and_embed(bank, tmp_path):
     words = ["--method", "adaptor", "--epochs", "1", "--batch-size", "6", "--image-lora", "rank=2", "--no-augment"]
     run(["pretrain", str(bank.folder), "--out", str(tmp_path / "run"), *words, "--accumulate", "2", "--device", "cpu"])
