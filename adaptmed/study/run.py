@@ -17,10 +17,11 @@ from adaptmed.model import Adaptor, trainable_parameters
 from adaptmed.study.arms import Arm, Outcome, adaptor_arms
 from adaptmed.study.cells import cell_path, read_cell, write_cell
 from adaptmed.study.checks import check_labels
-from adaptmed.study.rows import StudyRows, overlap_of, study_rows
+from adaptmed.study.rows import StudyRows, study_rows
 from adaptmed.study.statistics import Cell, Truth, judge
 from adaptmed.study.tuned import TUNED_ARMS, Tuned, identity_of, prepare_tuned, weights_of
 from adaptmed.study.zero_shot import PromptEmbeddings, embed_prompts, retrieval_of, zero_shot_cell
+from adaptmed.tasks.labelled import overlap_of
 from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.pretraining import step_seed
 from adaptmed.tasks.run_folder import read_seen
