@@ -34,7 +34,7 @@ class FrozenEncoder(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
-        """Stay in evaluation mode whatever is asked: BatchNorm statistics never move, and only LoRA's dropout follows."""
+        """Stay in evaluation mode whatever is asked: BatchNorm statistics never move, only LoRA's dropout follows."""
         super().train(mode=False)
         if self.lora is not None:
             self.lora.train(mode)

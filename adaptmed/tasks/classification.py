@@ -106,7 +106,7 @@ def finetune_head(
         if tuned is not None or settings.hidden is not None:
             targets = outputs.targets(labels)
             images = features_of(features, targets) if tuned is None else tokens_of(bank, rows, targets)
-            fit(Finetuning(model, settings, seed=seed), images, device)
+            fit(Finetuning(model, settings, seed=seed, images=len(rows)), images, device)
     return FinetunedClassifier(tuned or fusion, head, variant, outputs, trainable_parameters(model))
 
 

@@ -68,6 +68,20 @@ class FinetuneSettings:
                 got, fix = getattr(self, name), "Try 3e-4."
                 raise InputError(sentence(name, expected="a finite number, 0 or more", got=got, fix=fix))
 
+    def batches_of(self, images: int) -> int:
+        """Batches of an epoch over this many images: a whole number of steps, unless there are too few images.
+
+        Example:
+            >>> FinetuneSettings(batch_size=4, accumulate=2).batches_of(30)
+            6
+        """
+        steps = max(1, images // (self.batch_size * self.accumulate))
+        return min(images, steps * self.accumulate)
+
+    def steps_of(self, images: int) -> int:
+        """Steps of a whole training on this many images."""
+        return self.epochs * -(-self.batches_of(images) // self.accumulate)
+
 
 class Finetuning(lightning.LightningModule):
     """Trains what can be trained of a classifier on labelled images.
@@ -78,14 +92,15 @@ class Finetuning(lightning.LightningModule):
     Args:
         model: From inputs to logits.
         settings: Optimiser settings.
-        seed: Of dropout.
+        seed: Of dropout and of the order of the images.
+        images: How many images it is trained on.
     """
 
     strict_loading = False
 
-    def __init__(self, model: ImageClassifier, settings: FinetuneSettings, *, seed: int) -> None:
+    def __init__(self, model: ImageClassifier, settings: FinetuneSettings, *, seed: int, images: int) -> None:
         super().__init__()
-        self.model, self.settings, self.seed = model, settings, seed
+        self.model, self.settings, self.seed, self.images = model, settings, seed, images
 
     def training_step(self, batch: tuple[Inputs, Tensor], batch_idx: int) -> Float[Tensor, ""]:
         """Return the loss of one batch.
@@ -126,7 +141,7 @@ class Finetuning(lightning.LightningModule):
         groups += _groups(model.fusion, settings.fusion_learning_rate, settings.weight_decay)
         inside = None if model.encoder is None else model.encoder.module
         groups += _groups(inside, settings.encoder_learning_rate, settings.encoder_weight_decay)
-        schedule, steps = Schedule(warmup_share=settings.warmup_share), int(self.trainer.estimated_stepping_batches)
+        schedule, steps = Schedule(warmup_share=settings.warmup_share), settings.steps_of(self.images)
         optimiser = torch.optim.AdamW(groups)
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps, schedule))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
@@ -167,17 +182,17 @@ def fit(task: Finetuning, images: LabelledImages, device: str) -> None:
 def shuffled(task: Finetuning, images: LabelledImages, trainer: lightning.Trainer) -> Batches:
     """The batches a task is trained on, from the place where its trainer stands."""
     settings = task.settings
-    return Batches(
-        images,
-        batch_size=settings.batch_size,
-        seed=task.seed,
-        accumulate=settings.accumulate,
-        step=lambda: trainer.global_step,
-    )
+    number, accumulate = settings.batches_of(images.count), settings.accumulate
+    return Batches(images, number, seed=task.seed, accumulate=accumulate, step=lambda: trainer.global_step)
+
+
+def in_order(task: Finetuning, images: LabelledImages) -> Batches:
+    """The batches a task judges or predicts."""
+    return Batches(images, -(-images.count // task.settings.batch_size))
 
 
 def predict(task: Finetuning, images: LabelledImages, device: str) -> Float[Tensor, "n output"]:
-    """Logits of images in their order; they and the task come back to the CPU.
+    """Logits of images in their order, none of none; they and the task come back to the CPU.
 
     Args:
         task: What predicts.
@@ -187,9 +202,10 @@ def predict(task: Finetuning, images: LabelledImages, device: str) -> Float[Tens
     Raises:
         KeyboardInterrupt: The user stopped it.
     """
+    if not images.count:
+        return torch.zeros(0, 0)
     trainer = _trainer(task.settings, device)
-    batches = Batches(images, batch_size=task.settings.batch_size)
-    found = _whole(trainer, lambda: trainer.predict(task.eval(), batches))
+    found = _whole(trainer, lambda: trainer.predict(task.eval(), in_order(task, images)))
     task.cpu()
     return torch.cat(found)
 

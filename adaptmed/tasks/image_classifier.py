@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from adaptmed.bank.layout import Layout, arrange_image
 from adaptmed.fusion import Fusion
+from adaptmed.lora import merge
+from adaptmed.lora.settings import Tunable
 from adaptmed.tasks.features import EMBEDDING, image_features
 from adaptmed.types import ImageEncoder, Tokens
 
@@ -72,13 +74,16 @@ def trainable_fusion(fusion: Fusion, tokens: Tokens) -> Fusion:
 def trainable_encoder(encoder: ImageEncoder, pixels: Float[Tensor, "batch 3 height width_px"]) -> ImageEncoder:
     """Copy a whole image encoder; of the copy the parameters that its Tokens depend on can be trained.
 
-    It stays in evaluation mode: dropout is off, and BatchNorm keeps the statistics of its pretraining.
+    It stays in evaluation mode: dropout is off, and BatchNorm keeps the statistics of its pretraining. LoRA is merged
+    into the weights of the copy first.
 
     Args:
-        encoder: Never changed; has no LoRA.
+        encoder: Never changed.
         pixels: Any pixels it takes.
     """
     copy = deepcopy(encoder)
+    if isinstance(copy, Tunable):
+        merge(copy)
     copy.module.requires_grad_(requires_grad=True)
     _train_used(copy.module, copy(pixels.to(next(copy.module.parameters()).device)).values)
     return copy

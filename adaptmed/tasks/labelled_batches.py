@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from os import cpu_count
 
 import numpy as np
 import torch
@@ -48,8 +49,14 @@ def tokens_of(bank: Bank, rows: Rows, labels: Tensor | None = None) -> LabelledI
     return LabelledImages(lambda places, _: bank.image_tokens(rows[places], dtype=torch.float32), len(rows), labels)
 
 
-def pixels_of(reader: PixelReader, rows: Rows, labels: Tensor | None = None) -> LabelledImages:
-    """The images of a bank's rows, read again from their files."""
+def images_again(bank: Bank, rows: Rows, labels: Tensor | None = None, *, seed: int | None) -> LabelledImages:
+    """The images of a bank's rows, read again from their files, changed at random by ``seed`` unless it is ``None``.
+
+    Raises:
+        InputError: The manifest is gone or another one now.
+    """
+    assert bank.info.images is not None  # these rows have images
+    reader = PixelReader(bank, bank.info.images.preprocessing, seed=seed, workers=min(8, cpu_count() or 1))
     return LabelledImages(lambda places, epoch: reader(rows[places], epoch), len(rows), labels, ahead=2)
 
 
@@ -58,34 +65,33 @@ class Batches:
 
     Args:
         images: What is read.
-        batch_size: Least number of images per batch, unless there are too few.
+        number: Batches of an epoch.
         seed: Of the order; ``None`` keeps the order of the images, always from the start.
-        accumulate: Batches that make one step; an epoch is a whole number of steps unless there are fewer images.
+        accumulate: Batches that make one step; an epoch's last step may have fewer.
         step: Steps the run has made so far; asked when an epoch begins.
     """
 
     def __init__(
         self,
         images: LabelledImages,
+        number: int,
         *,
-        batch_size: int,
         seed: int | None = None,
         accumulate: int = 1,
         step: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.images, self.number, self.seed = images, number, seed
         self.accumulate, self.step = accumulate, step
 
     def __len__(self) -> int:
-        steps = max(1, self.images.count // (self.batch_size * self.accumulate))
-        return min(self.images.count, steps * self.accumulate)
+        return self.number
 
     def __iter__(self) -> Iterator[tuple[Inputs, Tensor] | Inputs]:
-        epoch, steps = divmod(self.step(), -(-len(self) // self.accumulate))
+        epoch, steps = divmod(self.step(), -(-self.number // self.accumulate))
         order = np.arange(self.images.count)
         if self.seed is not None:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.images.count)
-        batches = np.array_split(order, len(self))[steps * self.accumulate :]
+        batches = np.array_split(order, self.number)[steps * self.accumulate :]
 
         def read(places: Places) -> tuple[Inputs, Tensor] | Inputs:
             return self.images.batch(places, epoch)

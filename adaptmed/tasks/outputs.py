@@ -42,7 +42,14 @@ class Outputs:
         return [index for index in range(self.count) if index not in self.reasons]
 
     def targets(self, labels: Shaped[ndarray, "n *label"]) -> Tensor:
-        """Labels as the loss wants them: in the head's own numbering, NaN or -1 where it has no logit."""
+        """Labels as the loss wants them: in the head's own numbering; a class that has no logit is not labelled.
+
+        Example:
+            >>> import numpy as np
+            >>> outputs = Outputs(3, multiclass=True, reasons={1: "no row of this class in the fraction"})
+            >>> outputs.targets(np.array([0, 1, 2, -1])).tolist()
+            [0, -1, 1, -1]
+        """
         if not self.multiclass:
             return torch.as_tensor(labels[:, self.usable], dtype=torch.float32)
         places = torch.full((self.count + 1,), -1)  # the last one is read by the number -1: not labelled
