@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from adaptmed import __version__
 from adaptmed.errors import AdaptmedError, TerminatedError
 
-COMMANDS = ("demo", "doctor", "phantom", "check", "embed", "pretrain", "study")
+COMMANDS = ("demo", "doctor", "phantom", "check", "embed", "pretrain", "study", "finetune")
 
 _HELP = """Small cross-modal adapters on frozen pretrained encoders, for medical images and texts.
 
@@ -21,6 +21,7 @@ The way from a table of images and reports to a result:
 3. `adaptmed embed` runs the frozen encoders once and writes their tokens to disk, into a bank.
 4. `adaptmed pretrain` trains the fusion between both encoders from that bank.
 5. `adaptmed study` compares it with frozen baselines at 1 %, 10 % and 100 % of the labels.
+6. `adaptmed finetune` tunes it for the labels, with LoRA inside the image encoder if asked, and writes a head.
 
 Every command can be stopped and run again. Exit code 0 means that the work is whole, 1 that it is not, 2 that the
 command was not understood, 130 that it was stopped from the keyboard, 143 that SIGTERM stopped it with a checkpoint.

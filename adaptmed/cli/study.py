@@ -38,8 +38,9 @@ def study(
         fractions: Shares of the labelled training patients, above 0 and at most 1.
         seeds: How many seeds; each chooses another fraction.
         arms: Contenders: frozen, adaptor-untrained, "text-informed probe", adaptor, adaptor-trained; with a tuned bank
-            also lora (the frozen probe on it) and adaptor+lora; on request adaptor-head (the paper's two-layer head).
-            All but the last by default.
+            also lora (the frozen probe on it) and adaptor+lora; on request adaptor-head (the paper's two-layer head)
+            and full (a copy of the whole image encoder is tuned in every cell, from the images: slow). All but the
+            last two by default.
         prompts: JSON file with zero-shot prompts per label, instead of generic ones.
         replicates: Bootstrap replicates behind every interval.
         examples: Show pictures and report texts in the report; --no-examples makes a report that may be shared.
@@ -102,12 +103,13 @@ def print_table(results: dict[str, Any]) -> None:
         title = Text(f"Mean AUROC, {', '.join(place)}{leak_mark(results)}", style="table.title")
         table = Table("arm", *(f"{fraction:.0%} of labels" for fraction in fractions), title=title)
         for arm in dict.fromkeys(row["arm"] for row in here):
-            cells = {row["fraction"]: _cell(row) for row in here if row["arm"] == arm}
+            cells = {row["fraction"]: estimate(row) for row in here if row["arm"] == arm}
             table.add_row(Text(arm), *(Text(cells.get(fraction, "")) for fraction in fractions))
         Console().print(table)
 
 
-def _cell(row: dict[str, Any]) -> str:
+def estimate(row: dict[str, Any]) -> str:
+    """A value with its interval, or why there is none."""
     if row["value"] is None:
         return f"undefined: {row['reason']}"
     if row["ci_low"] is None:

@@ -33,9 +33,11 @@ class FrozenEncoder(nn.Module):
         self.module.requires_grad_(requires_grad=False)
         self.train()
 
-    def train(self, mode: bool = True) -> "FrozenEncoder":  # noqa: ARG002
-        """Stay in evaluation mode whatever is asked: dropout stays off, BatchNorm statistics never move."""
+    def train(self, mode: bool = True) -> "FrozenEncoder":
+        """Stay in evaluation mode whatever is asked: BatchNorm statistics never move, only LoRA's dropout follows."""
         super().train(mode=False)
+        if self.lora is not None:
+            self.lora.train(mode)
         return self
 
     def fingerprint(self) -> str:

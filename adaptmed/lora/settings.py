@@ -95,6 +95,12 @@ class Attached:
                 for group in (layer.lora_A, layer.lora_B):
                     yield from group.parameters()
 
+    def train(self, mode: bool) -> None:
+        """Switch LoRA's own dropout on or off; the pretrained network around it keeps its mode."""
+        for layer in self.model.modules():
+            if isinstance(layer, LoraLayer):
+                layer.lora_dropout.train(mode)
+
     def digest(self) -> str:
         """Return the sha256 over every LoRA here, settings and tensors."""
         found = hashlib.sha256()

@@ -171,4 +171,4 @@ def _tune(
 ) -> Outcome:
     train, labels, patients = rows.train[places], rows.labels[places], rows.patients[places]
     tuned = finetune_head(fusion, bank, train, labels, patients, classes=rows.classes, seed=seed, **options)
-    return Outcome(tuned.predict(bank, rows.test).double().numpy(), tuned.reasons, tuned.trainable_parameters)
+    return Outcome(tuned.predict(bank, rows.test).double().numpy(), tuned.outputs.reasons, tuned.trainable_parameters)

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Int, Shaped
 
 from adaptmed.bank import Bank
-from adaptmed.data.splits import fraction_rows, overlapping_patients, patient_digest
-from adaptmed.errors import InputError, OverlapError, sentence
+from adaptmed.data.splits import fraction_rows
+from adaptmed.errors import InputError, sentence
 from adaptmed.study.statistics import Truth
+from adaptmed.tasks.labelled import labelled_rows, labels_of, names_of, patients_of, require_unseen, with_image
 
 
 @dataclass(frozen=True)
@@ -65,58 +66,21 @@ def study_rows(bank: Bank, *, seen: Iterable[str] = (), allow_overlap: bool = Fa
     if taken:
         expected, fix = "other label names than macro and all, which name the means", "Rename the column."
         raise InputError(sentence("labels", expected=expected, got=", ".join(taken), fix=fix))
-    train, test = _labelled(bank, "train"), _labelled(bank, "test")
+    train, test = labelled_rows(bank, "train"), labelled_rows(bank, "test")
     for split, rows in (("train", train), ("test", test)):
         if not len(rows):
             expected = f"labelled images in the split {split}"
             fix = "Check the label columns and the split column with `adaptmed check`."
             raise InputError(sentence(str(bank.folder), expected=expected, got="none", fix=fix))
-    judged = _with_image(bank, "test")
-    overlap = overlap_of(bank, judged, seen)
-    if overlap and not allow_overlap:
-        expected = "test patients that no training has seen"
-        fix = "Split by patient, pre-train again, or pass --allow-overlap, which marks every result."
-        raise OverlapError(sentence(str(bank.folder), expected=expected, got=f"{overlap} that were seen", fix=fix))
-    patients = bank.rows["patient"].astype(str).to_numpy(object)
+    judged = with_image(bank, "test")
+    require_unseen(bank, judged, seen, allow_overlap=allow_overlap)
     info = bank.info
-    several = info.class_column is not None
     truth = Truth(
-        kind="multiclass" if several else "multilabel",
-        names=info.classes if several else info.labels,
-        labels=_labels(bank, test),
-        patients=patients[test],
+        kind="multilabel" if info.class_column is None else "multiclass",
+        names=names_of(bank),
+        labels=labels_of(bank, test),
+        patients=patients_of(bank, test),
         dataset=info.manifest.rsplit("/", 1)[-1],
         encoder=f"{info.images.name if info.images else '-'} + {info.texts.name if info.texts else '-'}",
     )
-    return StudyRows(train, test, judged, _labels(bank, train), patients[train], truth)
-
-
-def overlap_of(bank: Bank, test: Int[np.ndarray, " m"], seen: Iterable[str]) -> int:
-    """Count the test patients that stand in another split as well, or whose digest is among ``seen``."""
-    frame = bank.rows
-    several = set(overlapping_patients(frame["patient"].astype(str), frame["split"]))
-    patients = set(frame["patient"].astype(str).to_numpy(object)[test])
-    known = set(seen)
-    return len({patient for patient in patients if patient in several or patient_digest([patient])[0] in known})
-
-
-def _labels(bank: Bank, rows: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n *label"]:
-    if bank.info.class_column is not None:
-        return bank.class_numbers(rows).numpy()
-    return bank.labels(rows).double().numpy()
-
-
-def _labelled(bank: Bank, split: str) -> Int[np.ndarray, " n"]:
-    if not bank.info.labels and bank.info.class_column is None:
-        expected = "a bank with label columns or a class column"
-        fix = "Run `adaptmed embed` with --labels or --class-column into another --out."
-        raise InputError(sentence(str(bank.folder), expected=expected, got="neither", fix=fix))
-    rows = _with_image(bank, split)
-    labels = _labels(bank, rows)
-    known: Bool[np.ndarray, " n"] = labels >= 0 if labels.ndim == 1 else ~np.isnan(labels).all(axis=1)
-    return rows[known]
-
-
-def _with_image(bank: Bank, split: str) -> Int[np.ndarray, " n"]:
-    rows = bank.subset(split)
-    return rows[bank.rows["image_index"].to_numpy()[rows] >= 0]
+    return StudyRows(train, test, judged, labels_of(bank, train), patients_of(bank, train), truth)

@@ -17,17 +17,19 @@ from adaptmed.model import Adaptor, trainable_parameters
 from adaptmed.study.arms import Arm, Outcome, adaptor_arms
 from adaptmed.study.cells import cell_path, read_cell, write_cell
 from adaptmed.study.checks import check_labels
-from adaptmed.study.rows import StudyRows, overlap_of, study_rows
+from adaptmed.study.full import full_arm
+from adaptmed.study.rows import StudyRows, study_rows
 from adaptmed.study.statistics import Cell, Truth, judge
 from adaptmed.study.tuned import TUNED_ARMS, Tuned, identity_of, prepare_tuned, weights_of
 from adaptmed.study.zero_shot import PromptEmbeddings, embed_prompts, retrieval_of, zero_shot_cell
+from adaptmed.tasks.labelled import overlap_of
 from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.pretraining import step_seed
 from adaptmed.tasks.run_folder import read_seen
 from adaptmed.tasks.same_tokens import check_tokens
 
 ARMS = ("frozen", "adaptor-untrained", "text-informed probe", "adaptor", "adaptor-trained")
-KNOWN = (*ARMS, *TUNED_ARMS, "adaptor-head")
+KNOWN = (*ARMS, *TUNED_ARMS, "adaptor-head", "full")
 BASELINES = ("frozen", "adaptor-untrained")
 Progress = Callable[[str, int, int], None]
 
@@ -40,7 +42,8 @@ class StudySettings:
         fractions: Shares of the labelled training patients, in (0, 1].
         seeds: Number of seeds: 0, 1, ...; each chooses its own fraction.
         arms: Names among ``KNOWN``; ``None`` is ``ARMS``, and ``TUNED_ARMS`` too where there is a tuned bank. On
-            request alone: ``adaptor-head`` (the paper's two-layer head).
+            request alone: ``adaptor-head`` (the paper's two-layer head) and ``full`` (a copy of the whole image encoder
+            is tuned in every cell: the costly reference).
         prompts: Replace the generic zero-shot prompts.
         replicates: Bootstrap replicates.
         allow_overlap: Go on although test patients were seen in pre-training.
@@ -251,6 +254,7 @@ def arms_of(subject: Subject, settings: StudySettings) -> dict[str, Callable[[],
         prior=None if subject.prompts is None else subject.prompts.directions.numpy(),
         trained=trainable_parameters(fusion),
     )
+    arms["full"] = lambda: _full_arm(subject)
     if subject.tuned is not None:
         arms |= subject.tuned.arms(subject.rows)
     chosen = {name: arms[name] for name in names if name in arms}
@@ -258,6 +262,12 @@ def arms_of(subject: Subject, settings: StudySettings) -> dict[str, Callable[[],
         got, fix = "only arms that need prompts", f"There are none, because {subject.without_prompts}"
         raise InputError(sentence("arms", expected="an arm that can run", got=got, fix=fix))
     return chosen
+
+
+def _full_arm(subject: Subject) -> Arm:
+    encoder = subject.adaptor.encoders.load_image().image
+    assert encoder is not None  # it was just loaded
+    return full_arm(subject.rows, subject.bank, encoder)
 
 
 def _reasons(truth: Truth, outcome: Outcome) -> dict[str, str]:

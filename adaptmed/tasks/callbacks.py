@@ -85,7 +85,8 @@ class KeepCheckpoints(Callback):
     ) -> None:
         """Write ``last`` inside an epoch; its last step is followed by validation and the epoch's own checkpoint."""
         del pl_module, outputs, batch
-        if trainer.global_step % self.every == 0 and batch_idx + 1 < trainer.num_training_batches:
+        whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0  # gathered gradients are in no checkpoint
+        if whole and trainer.global_step % self.every == 0 and batch_idx + 1 < trainer.num_training_batches:
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -146,11 +147,12 @@ class MetricsLines(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Add this step's losses, as ``training_step`` returned them."""
-        del trainer, pl_module, batch, batch_idx
+        """Add this step's losses, as ``training_step`` returned them: Lightning divides the one it trains by."""
+        del pl_module, batch, batch_idx
         self.steps += 1
         for name, value in outputs.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            share = trainer.accumulate_grad_batches if name == "loss" else 1
+            self.sums[name] = self.sums.get(name, 0.0) + share * float(value)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write one line: step, epoch, means, learning rate, seconds since this process began to train."""

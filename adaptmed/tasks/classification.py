@@ -1,7 +1,6 @@
 """Fine-tuned classification on a bank's image Tokens: a head on a frozen fusion, or head and fusion together."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +12,13 @@ from adaptmed.bank import Bank
 from adaptmed.fusion import Fusion
 from adaptmed.heads.linear import LinearHead, paper_head
 from adaptmed.heads.probe import Probe, fit_best_probe
-from adaptmed.tasks.features import EMBEDDING, adaptor_variants, image_features
-from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, LabelledBatches, fit
+from adaptmed.model import trainable_parameters
+from adaptmed.tasks.features import EMBEDDING, adaptor_variants
+from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, fit
+from adaptmed.tasks.image_classifier import ImageClassifier, trainable_fusion
+from adaptmed.tasks.labelled_batches import features_of, tokens_of
+from adaptmed.tasks.outputs import Outputs
 from adaptmed.tasks.pretraining import step_seed
-from adaptmed.types import Tokens
 
 
 @dataclass(frozen=True)
@@ -25,34 +27,25 @@ class FinetunedClassifier:
 
     Attributes:
         fusion: The one that was given, or its tuned copy.
-        head: From features to the logits of the outputs without a reason; ``None`` when every output has one.
+        head: From features to the logits of the usable outputs; ``None`` when there is no such output.
         variant: The features the head reads, as in ``image_features``.
-        outputs: Number of labels or classes.
-        multiclass: Whether the outputs are classes that exclude each other.
-        reasons: As in ``Probe``: why a label has no prediction, or a class the probability 0.
+        outputs: The labels or classes.
         trainable_parameters: How many numbers were trained.
     """
 
     fusion: Fusion
     head: nn.Module | None
     variant: str
-    outputs: int
-    multiclass: bool
-    reasons: Mapping[int, str]
+    outputs: Outputs
     trainable_parameters: int
 
     def predict(self, bank: Bank, rows: Int[np.ndarray, " n"]) -> Float[Tensor, "n output"]:
         """Return probabilities for rows of a bank: NaN for labels with a reason, 0 for missing classes."""
-        missing = 0.0 if self.multiclass and self.head is not None else torch.nan
-        probabilities = torch.full((len(rows), self.outputs), missing)
         if self.head is None:
-            return probabilities
+            return self.outputs.probabilities(torch.zeros(len(rows), 0))
         features = torch.from_numpy(adaptor_variants(self.fusion, bank, rows)[self.variant])
         with torch.inference_mode():
-            logits = self.head.eval()(features)
-            fitted = logits.softmax(dim=1) if self.multiclass else logits.sigmoid()
-        probabilities[:, _usable(self.outputs, self.reasons)] = fitted
-        return probabilities
+            return self.outputs.probabilities(self.head.eval()(features))
 
 
 def finetune_head(
@@ -100,57 +93,41 @@ def finetune_head(
     settings = settings or FinetuneSettings()
     labels = np.asarray(labels)
     variants = adaptor_variants(fusion, bank, rows)
-    if start is None:
-        offered = variants if settings.hidden is None else {EMBEDDING: variants[EMBEDDING]}
-        start = fit_best_probe(offered, labels, groups, classes=classes, seed=seed)
-    probe, variant = start
-    if len(probe.reasons) == len(probe.bias):
-        return FinetunedClassifier(fusion, None, variant, len(probe.bias), probe.multiclass, probe.reasons, 0)
+    probe, variant = start or starting_probe(variants, labels, groups, settings, classes=classes, seed=seed)
+    outputs = Outputs.of(probe)
+    if not outputs.usable:
+        return FinetunedClassifier(fusion, None, variant, outputs, 0)
     features = torch.from_numpy(variants[variant])
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(seed, -1))
-        head = _head(probe, features, settings)
-        tuned = _trainable_copy(fusion, bank.image_tokens(rows[:2], dtype=torch.float32)) if train_fusion else None
+        head = head_at(probe, features, settings)
+        tuned = trainable_fusion(fusion, bank.image_tokens(rows[:2], dtype=torch.float32)) if train_fusion else None
+        model = ImageClassifier(head, variant, fusion=tuned)
         if tuned is not None or settings.hidden is not None:
-            source = bank if tuned is not None else features
-            targets = _targets(probe, labels)
-            batches = LabelledBatches(source, rows, targets, batch_size=settings.batch_size, seed=seed)
-            fit(
-                Finetuning(tuned, head, variant, settings, seed=seed, steps=settings.epochs * len(batches)),
-                batches,
-                device,
-            )
-    trained = [*head.parameters(), *(tuned.parameters() if tuned is not None else ())]
-    count = sum(parameter.numel() for parameter in trained if parameter.requires_grad)
-    return FinetunedClassifier(tuned or fusion, head, variant, len(probe.bias), probe.multiclass, probe.reasons, count)
+            targets = outputs.targets(labels)
+            images = features_of(features, targets) if tuned is None else tokens_of(bank, rows, targets)
+            fit(Finetuning(model, settings, seed=seed, images=len(rows)), images, device)
+    return FinetunedClassifier(tuned or fusion, head, variant, outputs, trainable_parameters(model))
 
 
-def _usable(outputs: int, reasons: Mapping[int, str]) -> list[int]:
-    return [index for index in range(outputs) if index not in reasons]
+def starting_probe(
+    variants: Mapping[str, Float[np.ndarray, "n _"]],
+    labels: Shaped[np.ndarray, "n *label"],
+    groups: Shaped[np.ndarray, " n"],
+    settings: FinetuneSettings,
+    *,
+    classes: int | None,
+    seed: int,
+) -> tuple[Probe, str]:
+    """Fit the probe that tuning starts at, and say which features it reads; the paper's head reads the embedding."""
+    offered = variants if settings.hidden is None else {EMBEDDING: variants[EMBEDDING]}
+    return fit_best_probe(offered, labels, groups, classes=classes, seed=seed)
 
 
-def _head(probe: Probe, features: Float[Tensor, "n width"], settings: FinetuneSettings) -> nn.Module:
-    usable = _usable(len(probe.bias), probe.reasons)
+def head_at(probe: Probe, features: Float[Tensor, "n width"], settings: FinetuneSettings) -> nn.Module:
+    """Build the head of the settings: a linear one at the probe, on the features it was fitted on, or a fresh one."""
+    usable = Outputs.of(probe).usable
     if settings.hidden is not None:
         return paper_head(features.shape[1], len(usable), hidden=settings.hidden)
     weight, bias = probe.linear()
     return LinearHead.of_probe(weight[usable], bias[usable], features)
-
-
-def _targets(probe: Probe, labels: Shaped[np.ndarray, "n *label"]) -> Tensor:
-    """Labels in the head's own numbering, which leaves out labels and classes with a reason."""
-    usable = _usable(len(probe.bias), probe.reasons)
-    if not probe.multiclass:
-        return torch.as_tensor(labels[:, usable], dtype=torch.float32)
-    return torch.as_tensor(np.where(labels >= 0, np.searchsorted(usable, labels), -1))
-
-
-def _trainable_copy(fusion: Fusion, tokens: Tokens) -> Fusion:
-    """Copy a fusion; of the copy only the parameters that embedding an image reads can be trained."""
-    copy = deepcopy(fusion).requires_grad_(True).eval()
-    parameters = list(copy.parameters())
-    embedding = image_features(copy, tokens.to(parameters[0].device), EMBEDDING)
-    gradients = torch.autograd.grad(embedding.sum(), parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.requires_grad_(gradient is not None)
-    return copy

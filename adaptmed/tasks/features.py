@@ -19,16 +19,19 @@ def pooled_path(tokens: Tokens) -> tuple[Float[Tensor, "batch width"], Float[Ten
     return first, tokens.values[:, tokens.prefix :].mean(dim=1)
 
 
-def image_features(fusion: Fusion, tokens: Tokens, variant: str) -> Float[Tensor, "batch features"]:
-    """The features of one batch, through which a fusion can be trained.
+def image_features(fusion: Fusion | None, tokens: Tokens, variant: str) -> Float[Tensor, "batch features"]:
+    """The features of one batch, through which a fusion, or the encoder before it, can be trained.
 
     Args:
-        fusion: Its embedding of the image alone.
+        fusion: Its embedding of the image alone; ``None`` when the variant reads the encoder's Tokens alone.
         tokens: Image Tokens.
-        variant: ``embedding``, or ``embedding + CLS + mean``: the embedding beside the tokens it was made from.
+        variant: ``embedding``, ``CLS`` and ``mean``, or several of them: ``embedding + CLS + mean``.
     """
-    embedding = fusion.embed_image(tokens)
-    return embedding if variant == EMBEDDING else torch.cat([embedding, *pooled_path(tokens)], dim=1)
+    first, mean = pooled_path(tokens)
+    parts = {"CLS": first, "mean": mean}
+    if fusion is not None:
+        parts[EMBEDDING] = fusion.embed_image(tokens)
+    return torch.cat([parts[name] for name in variant.split(" + ")], dim=1)
 
 
 def frozen_variants(bank: Bank, rows: Int[np.ndarray, " n"]) -> dict[str, Float[np.ndarray, "n _"]]:

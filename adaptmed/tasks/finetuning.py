@@ -1,74 +1,106 @@
-"""The training inside fine-tuned classification: settings, batches and the Lightning module."""
+"""The training inside fine-tuned classification: settings and the Lightning module."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from adaptmed.bank import Bank
-from adaptmed.errors import NonFiniteLossError, sentence
-from adaptmed.fusion import Fusion
+from adaptmed.errors import InputError, NonFiniteLossError, sentence
 from adaptmed.methods import Schedule
 from adaptmed.objectives.supervised import masked_bce, masked_cross_entropy
-from adaptmed.tasks.features import image_features
+from adaptmed.tasks.image_classifier import ImageClassifier, Inputs
+from adaptmed.tasks.labelled_batches import Batches, LabelledImages
 from adaptmed.tasks.pretraining import learning_rate_factor, parameter_groups, step_seed
 from adaptmed.tasks.quiet import quiet_lightning
-from adaptmed.types import Tokens
-
-Inputs = Tokens | Float[Tensor, "batch width"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
-    """How a head is tuned; fixed beforehand, since nothing may be selected on labels outside the fraction.
+    """How a head is tuned, and what stands under it; in a study fixed beforehand, since nothing may be selected there.
 
     Attributes:
         hidden: Width of the paper's hidden layer (512 there); ``None`` is a linear head that starts at the probe.
         epochs: Passes over the fraction, so that a small fraction gets few steps and stays near the probe.
-        batch_size: Least number of items per step, unless the fraction is smaller.
+        batch_size: Least number of items per batch, unless the fraction is smaller.
+        accumulate: Batches whose gradients make one step.
         learning_rate: Peak rate of the head, whose inputs are standardised.
         fusion_learning_rate: Peak rate of the fusion.
-        weight_decay: On matrices only.
+        encoder_learning_rate: Peak rate inside the image encoder: of LoRA; a whole encoder wants 1e-5 to 5e-5.
+        weight_decay: On matrices of head and fusion only.
+        encoder_weight_decay: On matrices inside the image encoder; LoRA wants none.
         warmup_share: Share of the steps over which the rates rise; they then fall as a cosine to 0.
         clip: Largest gradient norm.
+        augment: Change images that are read again at random (small turns, shifts, scales, contrast; no flip).
+        checkpointing: Compute the encoder's activations again in the backward pass instead of keeping them.
         precision: Of the forward pass; weights stay in fp32.
+
+    Raises:
+        InputError: If a number is out of range.
     """
 
     hidden: int | None = None
     epochs: int = 4
     batch_size: int = 32
+    accumulate: int = 1
     learning_rate: float = 1e-3
     fusion_learning_rate: float = 3e-4
+    encoder_learning_rate: float = 3e-4
     weight_decay: float = 0.01
+    encoder_weight_decay: float = 0.0
     warmup_share: float = 0.1
     clip: float = 1.0
+    augment: bool = True
+    checkpointing: bool = False
     precision: Literal["fp32", "bf16"] = "bf16"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise InputError(sentence(name, expected="at least 1", got=getattr(self, name), fix="Raise it."))
+        for name in ("learning_rate", "fusion_learning_rate", "encoder_learning_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                got, fix = getattr(self, name), "Try 3e-4."
+                raise InputError(sentence(name, expected="a finite number, 0 or more", got=got, fix=fix))
+
+    def batches_of(self, images: int) -> int:
+        """Batches of an epoch over this many images: a whole number of steps, unless there are too few images.
+
+        Example:
+            >>> FinetuneSettings(batch_size=4, accumulate=2).batches_of(30)
+            6
+        """
+        steps = max(1, images // (self.batch_size * self.accumulate))
+        return min(images, steps * self.accumulate)
+
+    def steps_of(self, images: int) -> int:
+        """Steps of a whole training on this many images."""
+        return self.epochs * -(-self.batches_of(images) // self.accumulate)
 
 
 class Finetuning(lightning.LightningModule):
-    """Trains a head, and a fusion when there is one, on labelled image Tokens or on features computed once.
+    """Trains what can be trained of a classifier on labelled images.
+
+    Everything random in a step is drawn from (seed, global step), so that a run that was stopped and resumed is bit
+    for bit the run that was not.
 
     Args:
-        fusion: Trained with the head; ``None`` when the inputs are features already.
-        head: Features to logits.
-        variant: Which features the head reads, as in ``image_features``.
+        model: From inputs to logits.
         settings: Optimiser settings.
-        seed: Of dropout.
-        steps: Steps of the whole run.
+        seed: Of dropout and of the order of the images.
+        images: How many images it is trained on.
     """
 
-    def __init__(
-        self, fusion: Fusion | None, head: nn.Module, variant: str, settings: FinetuneSettings, *, seed: int, steps: int
-    ) -> None:
+    strict_loading = False
+
+    def __init__(self, model: ImageClassifier, settings: FinetuneSettings, *, seed: int, images: int) -> None:
         super().__init__()
-        self.fusion, self.head, self.variant = fusion, head, variant
-        self.settings, self.seed, self.steps = settings, seed, steps
+        self.model, self.settings, self.seed, self.images = model, settings, seed, images
 
     def training_step(self, batch: tuple[Inputs, Tensor], batch_idx: int) -> Float[Tensor, ""]:
         """Return the loss of one batch.
@@ -76,87 +108,132 @@ class Finetuning(lightning.LightningModule):
         Raises:
             NonFiniteLossError: If the loss is NaN or infinite; nothing was updated from it.
         """
+        accumulate = self.settings.accumulate
+        torch.manual_seed(step_seed(self.seed, self.global_step * accumulate + batch_idx % accumulate))
+        return self._loss(batch, "loss")
+
+    def validation_step(self, batch: tuple[Inputs, Tensor], batch_idx: int) -> None:
+        """Log the loss of one batch; over all of them it is the mean over what is labelled.
+
+        Raises:
+            NonFiniteLossError: If the loss is NaN or infinite.
+        """
         del batch_idx
-        torch.manual_seed(step_seed(self.seed, self.global_step))
-        inputs, labels = batch
-        if self.fusion is not None and isinstance(inputs, Tokens):
-            inputs = image_features(self.fusion, inputs, self.variant)
-        logits = self.head(inputs).float()
-        loss = masked_bce(logits, labels) if labels.ndim == 2 else masked_cross_entropy(logits, labels)
-        if not torch.isfinite(loss):
-            name, fix = f"loss at step {self.global_step}", "Lower the learning rates, and check the bank's values."
-            raise NonFiniteLossError(sentence(name, expected="a finite number", got=loss.item(), fix=fix))
-        return loss
+        labels = batch[1]
+        labelled = int((labels >= 0).sum())  # NaN compares as False
+        self.log("validate/loss", self._loss(batch, "validation loss"), batch_size=labelled)
+
+    def predict_step(self, inputs: Inputs, batch_idx: int) -> Float[Tensor, "batch output"]:
+        """Return logits."""
+        del batch_idx
+        return self.model(inputs)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained and all of the head; what stays as it was pretrained never enters a checkpoint."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k in trained or k.startswith("model.head.")}
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with one rate for the head and one for the fusion, linear warm-up and cosine decay."""
-        groups = [g | {"lr": self.settings.learning_rate} for g in self._groups(self.head)]
-        if self.fusion is not None:
-            groups += [g | {"lr": self.settings.fusion_learning_rate} for g in self._groups(self.fusion)]
-        schedule = Schedule(warmup_share=self.settings.warmup_share)
+        """AdamW with one rate for each part, linear warm-up and cosine decay."""
+        settings, model = self.settings, self.model
+        groups = _groups(model.head, settings.learning_rate, settings.weight_decay)
+        groups += _groups(model.fusion, settings.fusion_learning_rate, settings.weight_decay)
+        inside = None if model.encoder is None else model.encoder.module
+        groups += _groups(inside, settings.encoder_learning_rate, settings.encoder_weight_decay)
+        schedule, steps = Schedule(warmup_share=settings.warmup_share), settings.steps_of(self.images)
         optimiser = torch.optim.AdamW(groups)
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: learning_rate_factor(s, self.steps, schedule))
+        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps, schedule))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
-    def _groups(self, module: nn.Module) -> list[dict[str, Any]]:
-        return [group for group in parameter_groups(module, self.settings.weight_decay) if group["params"]]
+    def _loss(self, batch: tuple[Inputs, Tensor], name: str) -> Float[Tensor, ""]:
+        inputs, labels = batch
+        logits = self.model(inputs)
+        loss = masked_bce(logits, labels) if labels.ndim == 2 else masked_cross_entropy(logits, labels)
+        if not torch.isfinite(loss):
+            where, fix = f"{name} at step {self.global_step}", "Lower the learning rates, and check the bank's values."
+            raise NonFiniteLossError(sentence(where, expected="a finite number", got=loss.item(), fix=fix))
+        return loss
 
 
-class LabelledBatches:
-    """Shuffled batches of a fraction, one order per (seed, epoch); their sizes differ by one at most.
-
-    Args:
-        source: A bank whose image Tokens are read, or features of ``rows``.
-        rows: Row numbers in the bank.
-        labels: Of these rows, as the loss wants them.
-        batch_size: Least number of items per batch, unless there are fewer rows.
-        seed: Of the order.
-    """
-
-    def __init__(
-        self, source: Bank | Tensor, rows: Int[np.ndarray, " n"], labels: Tensor, *, batch_size: int, seed: int
-    ) -> None:
-        self.source, self.rows, self.labels = source, rows, labels
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
-
-    def __len__(self) -> int:
-        return max(1, len(self.rows) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows))
-        self.epoch += 1
-        for items in np.array_split(order, len(self)):
-            if isinstance(self.source, Tensor):
-                yield self.source[items], self.labels[items]
-            else:
-                yield self.source.image_tokens(self.rows[items], dtype=torch.float32), self.labels[items]
+def _groups(part: nn.Module | None, rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    return [group | {"lr": rate} for group in parameter_groups(part, weight_decay) if group["params"]]
 
 
-def fit(task: Finetuning, batches: LabelledBatches, device: str) -> None:
+def fit(task: Finetuning, images: LabelledImages, device: str) -> None:
     """Train for the epochs of the task's settings; writes nothing and leaves the task in evaluation mode on the CPU.
 
     Args:
         task: What is trained.
-        batches: Its data.
+        images: Its data, with labels.
         device: Lightning's accelerator.
 
     Raises:
         KeyboardInterrupt: The user stopped it.
         NonFiniteLossError: A loss became NaN or infinite.
     """
+    trainer = _trainer(task.settings, device)
+    _whole(trainer, lambda: trainer.fit(task.train(), shuffled(task, images, trainer)))
+    task.cpu().eval()
+
+
+def shuffled(task: Finetuning, images: LabelledImages, trainer: lightning.Trainer) -> Batches:
+    """The batches a task is trained on, from the place where its trainer stands."""
+    settings = task.settings
+    number, accumulate = settings.batches_of(images.count), settings.accumulate
+    return Batches(images, number, seed=task.seed, accumulate=accumulate, step=lambda: trainer.global_step)
+
+
+def in_order(task: Finetuning, images: LabelledImages) -> Batches:
+    """The batches a task judges or predicts."""
+    return Batches(images, -(-images.count // task.settings.batch_size))
+
+
+def predict(task: Finetuning, images: LabelledImages, device: str) -> Float[Tensor, "n output"]:
+    """Logits of images in their order, none of none; they and the task come back to the CPU.
+
+    Args:
+        task: What predicts.
+        images: What is predicted, without labels.
+        device: Lightning's accelerator.
+
+    Raises:
+        KeyboardInterrupt: The user stopped it.
+    """
+    if not images.count:
+        return torch.zeros(0, 0)
+    trainer = _trainer(task.settings, device)
+    found = _whole(trainer, lambda: trainer.predict(task.eval(), in_order(task, images)))
+    task.cpu()
+    return torch.cat(found)
+
+
+def _trainer(settings: FinetuneSettings, device: str) -> lightning.Trainer:
+    """A trainer that writes nothing."""
     with quiet_lightning():
-        trainer = lightning.Trainer(
+        return lightning.Trainer(
             accelerator=device,
             devices=1,
-            precision="bf16-mixed" if task.settings.precision == "bf16" else "32-true",
-            max_epochs=task.settings.epochs,
-            gradient_clip_val=task.settings.clip,
+            precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+            max_epochs=settings.epochs,
+            gradient_clip_val=settings.clip,
+            accumulate_grad_batches=settings.accumulate,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(task.train(), batches)
+
+
+def _whole(trainer: lightning.Trainer, work: Callable[[], Any]) -> Any:
+    """Run to the end; Ctrl-C comes out as itself, not as what Lightning makes of it."""
+    with quiet_lightning():
+        try:
+            done = work()
+        except SystemExit as stop:
+            raise KeyboardInterrupt from stop
     if not trainer.state.finished:
         raise KeyboardInterrupt
-    task.cpu().eval()
+    return done

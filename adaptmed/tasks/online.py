@@ -77,6 +77,7 @@ class OnlineEncoders(nn.Module):
             for encoder, lora in ((encoders.image, online.image_lora), (encoders.text, online.text_lora)):
                 if encoder is not None and lora is not None:
                     checkpoint_blocks(encoder.blocks)
+        self.train()
 
     def forward(self, batch: Batch) -> Batch:
         """Encode pixels and word ids."""

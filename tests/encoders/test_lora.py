@@ -212,6 +212,20 @@ def test_settings_are_read_from_a_command_line():
         LoRA.parse("rank=four")
 
 
+def test_its_own_dropout_works_in_training_alone_and_the_network_stays_in_evaluation_mode():
+    from tests.encoders.conftest import vit
+
+    encoder = vit("vit_tiny_patch16_224", proj_drop_rate=0.5)
+    lora.attach(encoder, LoRA(rank=3, dropout=0.5))
+    with torch.no_grad():
+        for parameter in encoder.lora.parameters():
+            parameter.normal_()
+    first, second = values(encoder.train()), values(encoder)
+    assert not torch.equal(first, second)
+    assert not any(part.training for name, part in encoder.module.named_modules() if "lora_dropout" not in name)
+    assert torch.equal(values(encoder.eval()), values(encoder))
+
+
 def test_dropout_on_attention_modules_is_refused():
     from tests.encoders.conftest import clip_image
 

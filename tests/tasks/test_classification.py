@@ -133,7 +133,7 @@ def test_labels_without_both_values_predict_nan(fusion, bank, train_fusion):
     predicted = classifier.predict(bank, ROWS)
     assert predicted[:, 0].isnan().all()
     assert predicted[:, 1].isfinite().all()
-    assert classifier.reasons == {0: "no positive in the fraction"}
+    assert classifier.outputs.reasons == {0: "no positive in the fraction"}
 
 
 def test_nothing_to_learn_trains_nothing(fusion, bank):

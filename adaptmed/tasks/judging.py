@@ -1,0 +1,79 @@
+"""How well a classifier does on held-out images: AUROC with intervals over patients, and calibration beside it."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from adaptmed.metrics.classification import expected_calibration_error, mean_of_defined, weighted_auroc
+from adaptmed.metrics.uncertainty import interval, patient_weights
+from adaptmed.tasks.outputs import Outputs
+
+_BLOCK = 200  # replicates at a time
+
+
+def judge(
+    probabilities: Float[np.ndarray, "n output"],
+    labels: Shaped[np.ndarray, "n *label"],
+    patients: Shaped[np.ndarray, " n"],
+    names: tuple[str, ...],
+    outputs: Outputs,
+    *,
+    replicates: int = 1000,
+) -> dict[str, Any]:
+    """Judge predictions as a study does: the same draws of patients, and the mean over the labels that are defined.
+
+    Args:
+        probabilities: One column per label or class.
+        labels: ``(n, label)`` of 0, 1 and NaN, or ``(n,)`` class numbers with -1.
+        patients: The patient of each row, the unit of the bootstrap.
+        names: Of the columns.
+        outputs: Which of them were learnt, and why the others were not.
+        replicates: Bootstrap replicates.
+
+    Returns:
+        ``auroc``: for each name under ``labels``, and for their mean under ``macro``, the value with ``ci_low`` and
+        ``ci_high`` (95 %), or ``None`` with its reason; of classes one against the rest. ``ece``: the mean over labels,
+        or of the likeliest class. JSON values.
+    """
+    members = labels
+    if outputs.multiclass:
+        members = np.where(labels[:, None] >= 0, labels[:, None] == np.arange(len(names)), np.nan)
+    weights = np.vstack([np.ones((1, len(labels))), patient_weights(patients, replicates=replicates)])
+    samples: dict[str, Float[np.ndarray, " replicate"]] = {}
+    found: dict[str, Any] = {}
+    for number, name in enumerate(names):
+        reason = outputs.reasons.get(number) or _one_sided(members[:, number])
+        if reason is None:
+            blocks = np.array_split(weights, -(-len(weights) // _BLOCK))
+            parts = [weighted_auroc(probabilities[:, number], members[:, number], block) for block in blocks]
+            samples[name] = np.concatenate(parts)
+        found[name] = _entry(samples.get(name), reason)
+    macro = mean_of_defined(np.stack(list(samples.values()))) if samples else None
+    return {
+        "auroc": {"labels": found, "macro": _entry(macro, None if samples else "no label is defined")},
+        "ece": _calibration(probabilities, labels, outputs),
+    }
+
+
+def _entry(samples: Float[np.ndarray, " replicate"] | None, reason: str | None) -> dict[str, Any]:
+    if samples is None:
+        return {"value": None, "ci_low": None, "ci_high": None, "reason": reason}
+    low, high = interval(samples[1:]) or (None, None)
+    few = "no interval: fewer than half of the bootstrap replicates are defined"
+    return {"value": float(samples[0]), "ci_low": low, "ci_high": high, "reason": None if low is not None else few}
+
+
+def _calibration(
+    probabilities: Float[np.ndarray, "n output"], labels: Shaped[np.ndarray, "n *label"], outputs: Outputs
+) -> float | None:
+    if outputs.multiclass:
+        return expected_calibration_error(probabilities, labels) if (labels >= 0).any() else None
+    labelled = [number for number in outputs.usable if (labels[:, number] >= 0).any()]
+    errors = [expected_calibration_error(probabilities[:, number], labels[:, number]) for number in labelled]
+    return float(np.mean(errors)) if errors else None
+
+
+def _one_sided(came: Float[np.ndarray, " n"]) -> str | None:
+    missing = [word for word, number in (("positive", 1), ("negative", 0)) if not (came == number).any()]
+    return f"no {missing[0]} in the test split" if missing else None

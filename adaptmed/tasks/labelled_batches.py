@@ -1,0 +1,101 @@
+"""Batches of labelled images: their order is a pure function of (seed, epoch), their place that of the run."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from os import cpu_count
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from adaptmed.bank import Bank, prefetched
+from adaptmed.tasks.image_classifier import Inputs
+from adaptmed.tasks.online import PixelReader
+
+Places = Int[np.ndarray, " k"]
+Rows = Int[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """What a classifier is trained on, judged by, or asked about.
+
+    Attributes:
+        read: From places, counted from 0, and the number of the epoch to inputs.
+        count: How many images there are.
+        labels: As the loss wants them; ``None`` gives inputs alone, to predict.
+        ahead: Batches that are read in the background, for images that come from files.
+    """
+
+    read: Callable[[Places, int], Inputs]
+    count: int
+    labels: Tensor | None = None
+    ahead: int = 0
+
+    def batch(self, places: Places, epoch: int) -> tuple[Inputs, Tensor] | Inputs:
+        """Inputs with their labels, or alone where there are no labels."""
+        inputs = self.read(places, epoch)
+        return inputs if self.labels is None else (inputs, self.labels[places])
+
+
+def features_of(features: Tensor, labels: Tensor | None = None) -> LabelledImages:
+    """Features that were computed once."""
+    return LabelledImages(lambda places, _: features[places], len(features), labels)
+
+
+def tokens_of(bank: Bank, rows: Rows, labels: Tensor | None = None) -> LabelledImages:
+    """The image Tokens of a bank's rows."""
+    return LabelledImages(lambda places, _: bank.image_tokens(rows[places], dtype=torch.float32), len(rows), labels)
+
+
+def images_again(bank: Bank, rows: Rows, labels: Tensor | None = None, *, seed: int | None) -> LabelledImages:
+    """The images of a bank's rows, read again from their files, changed at random by ``seed`` unless it is ``None``.
+
+    Raises:
+        InputError: The manifest is gone or another one now.
+    """
+    assert bank.info.images is not None  # these rows have images
+    reader = PixelReader(bank, bank.info.images.preprocessing, seed=seed, workers=min(8, cpu_count() or 1))
+    return LabelledImages(lambda places, epoch: reader(rows[places], epoch), len(rows), labels, ahead=2)
+
+
+class Batches:
+    """Batches whose sizes differ by one at most; shuffled ones begin where the run stands.
+
+    Args:
+        images: What is read.
+        number: Batches of an epoch.
+        seed: Of the order; ``None`` keeps the order of the images, always from the start.
+        accumulate: Batches that make one step; an epoch's last step may have fewer.
+        step: Steps the run has made so far; asked when an epoch begins.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        number: int,
+        *,
+        seed: int | None = None,
+        accumulate: int = 1,
+        step: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.images, self.number, self.seed = images, number, seed
+        self.accumulate, self.step = accumulate, step
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self) -> Iterator[tuple[Inputs, Tensor] | Inputs]:
+        epoch, steps = divmod(self.step(), -(-self.number // self.accumulate))
+        order = np.arange(self.images.count)
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.images.count)
+        batches = np.array_split(order, self.number)[steps * self.accumulate :]
+
+        def read(places: Places) -> tuple[Inputs, Tensor] | Inputs:
+            return self.images.batch(places, epoch)
+
+        if self.images.ahead:
+            return prefetched(read, batches, workers=1, ahead=self.images.ahead)
+        return map(read, batches)

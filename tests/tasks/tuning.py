@@ -1,0 +1,26 @@
+"""Short fine-tunings and what they are compared by."""
+
+import torch
+from safetensors.torch import load_file
+
+from adaptmed.lora import LoRA
+from adaptmed.tasks.finetune import finetune
+from adaptmed.tasks.finetuning import FinetuneSettings
+
+SHORT = FinetuneSettings(epochs=2, batch_size=4, accumulate=3, precision="fp32")
+TUNED = {"settings": SHORT, "lora": LoRA(rank=2, roles=("attention", "mlp"), dropout=0.2)}
+
+
+def tune(bank, run, out, **options):
+    return finetune(bank, run, out, device="cpu", **{"checkpoint_every": 1, **options})
+
+
+def tensors(out):
+    parts = ("adaptor/adaptor.safetensors", "adaptor/image_lora/adapter_model.safetensors", "head.safetensors")
+    there = [part for part in parts if (out / part).exists()]
+    return {f"{part}: {name}": value for part in there for name, value in load_file(out / part).items()}
+
+
+def same(one, two):
+    found = tensors(two)
+    return [name for name, value in tensors(one).items() if not torch.equal(value, found[name])] == []
