@@ -85,6 +85,8 @@ def embed(
     from adaptmed.data.manifest import Manifest
     from adaptmed.encoders import load_image_encoder, load_text_encoder
     from adaptmed.tasks.embedding import EmbedOptions
+    from adaptmed.tasks.lineage import Lineage
+    from adaptmed.tasks.processes import join
 
     kept = Layout()
     if adaptor is not None:
@@ -111,6 +113,8 @@ def embed(
     )
     table = Manifest.read(manifest, labels=tuple(labels), class_column=class_column, uncertain=uncertain)
     _run(table, images, texts, out, options)
+    if adaptor is not None:
+        join(device).agreed(lambda: Lineage.of_run(adaptor).keep(out))
 
 
 def _encoders_of(adaptor: Path, *, named: object) -> "FrozenEncoders":

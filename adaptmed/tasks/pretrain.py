@@ -19,10 +19,11 @@ from adaptmed.methods import Method
 from adaptmed.model import Adaptor
 from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
+from adaptmed.tasks.lineage import Lineage
 from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
 from adaptmed.tasks.pretraining import Pretraining, step_seed
 from adaptmed.tasks.processes import join
-from adaptmed.tasks.run_folder import BEST, open_run, read_metrics, read_seen, write_seen
+from adaptmed.tasks.run_folder import BEST, open_run, read_metrics, write_seen
 from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.trainer import Length, Precision, fit_or_resume, run_trainer
 
@@ -88,8 +89,10 @@ def pretrain(
     processes = join(device)
     processes.require_shares("batch_size", method.schedule.batch_size)
     batch_size = min(method.schedule.batch_size, len(train))
-    seen = sorted({*_seen_patients(bank, train, validate), *((start and read_seen(start)) or ())})
+    before = Lineage.joined([Lineage.of_bank(bank.folder), *([] if start is None else [Lineage.of_run(start)])])
+    seen = sorted({*_seen_patients(bank, train, validate), *before.patients})
     config = run_config(bank, method, seed=seed, precision=precision, online=online, start=start)
+    config |= {"labels_read": before.labels}
     if processes.agreed(lambda: _is_finished(out, config, seen)):
         return Adaptor.from_pretrained(find_adaptor(out), load_encoders=False)
     adaptor = fresh_adaptor(bank, method, train, seed=seed)

@@ -264,6 +264,8 @@ def test_the_report_says_when_the_patients_of_lora_are_not_known(made, tmp_path)
         ({"fraction": 1.0}, (0.1, 1.0), True),
         ({"fraction": 0.5}, (1.0,), True),
         ({}, (1.0,), True),
+        ({"command": "pretrain", "labels_read": 0.1}, (0.1,), True),
+        ({"command": "pretrain", "labels_read": None}, (0.1,), False),
         ({"fraction": 1.0}, (1.0,), False),
     ],
 )

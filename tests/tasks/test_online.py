@@ -20,7 +20,7 @@ from adaptmed.study.run import StudySettings, prepare
 from adaptmed.tasks.embedding import EmbedOptions, embed
 from adaptmed.tasks.online import Online, PixelReader, checkpoint_blocks
 from adaptmed.tasks.pretrain import pretrain
-from adaptmed.tasks.run_folder import BEST, LAST
+from adaptmed.tasks.run_folder import BEST, LAST, read_seen, write_seen
 from tests.tasks.online_bank import write_online_bank
 from tests.tasks.training import METHOD, StopAfter, drop_seconds
 
@@ -278,6 +278,9 @@ def test_the_commands_tune_and_embed(bank, tmp_path):
     assert config["online"]["image_lora"]["rank"] == 2
     assert (config["online"]["accumulate"], config["online"]["augment"]) == (2, False)
     out = str(tmp_path / "tuned")
+    write_seen(tmp_path / "run", before := [*read_seen(tmp_path / "run"), "d" * 64])
     run(["embed", bank.info.manifest, "--adaptor", str(tmp_path / "run"), "--out", out, "--device", "cpu"])
     assert Bank.open(out).info.images.lora is not None
     assert Bank.open(out).info.texts.lora is None
+    pretrain(Bank.open(out), SHORT, tmp_path / "on-tuned", device="cpu")
+    assert read_seen(tmp_path / "on-tuned") == set(before)
