@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import transformers
 from PIL import Image
 
 from adaptmed import Manifest, load_image_encoder, load_text_encoder
@@ -14,18 +13,11 @@ from adaptmed.bank import Bank
 from adaptmed.tasks.embedding import EmbedOptions, embed
 from adaptmed.tasks.pretrain import pretrain
 from tests.encoders.conftest import bert_config, save_text_model
+from tests.tasks.online_bank import save_image_model
 from tests.tasks.training import METHOD
 
 EXACT = EmbedOptions(dtype="float32", precision="fp32", workers=1)
 PLACES = {"high": (slice(4, 14), slice(4, 14)), "low": (slice(22, 32), slice(24, 34))}
-
-
-def save_image_model(folder: Path) -> Path:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8)
-    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
-    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
 
 
 def make_labelled_bank(folder: Path, *, pictures: int = 60, contrast: int = 60) -> Bank:

@@ -1,6 +1,5 @@
 """From a run and labels to a tuned adaptor with its head in a run folder, stopped and resumed at will."""
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed.bank import Bank
-from adaptmed.errors import BankError, InputError, sentence
+from adaptmed.bank.files import sha256_of
+from adaptmed.errors import InputError, sentence
 from adaptmed.lora import LoRA
 from adaptmed.model import Adaptor
 from adaptmed.saving import TENSOR_FILE, find_adaptor
@@ -25,8 +25,8 @@ from adaptmed.tasks.labelled_batches import Batches
 from adaptmed.tasks.outputs import Outputs
 from adaptmed.tasks.pretraining import step_seed
 from adaptmed.tasks.processes import Processes, join
-from adaptmed.tasks.quiet import quiet_lightning
-from adaptmed.tasks.run_folder import BEST, open_run, read_seen, write_seen
+from adaptmed.tasks.run_folder import BEST, open_run, read_config, read_seen, write_seen
+from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.trainer import Length, fit_or_resume, run_trainer
 
 
@@ -78,14 +78,15 @@ def finetune(
 
     Raises:
         InputError: If nothing can be learnt from the fraction, the bank has Tokens of another encoder, LoRA is in the
-            image encoder already, ``out`` holds another run, or several processes were started.
+            image encoder already, labels outside the fraction have trained ``run``, ``out`` holds another run, or
+            several processes were started.
         OverlapError: If a patient stands in train and validate, or a test patient was seen.
         NonFiniteLossError: If a loss becomes NaN; the last good checkpoint stays.
         TerminatedError: If SIGTERM came; a checkpoint was written.
     """
     settings = settings or FinetuneSettings()
     adaptor = Adaptor.from_pretrained(run, load_encoders=False)
-    _check(bank, adaptor, run, lora, device)
+    _check(bank, adaptor, run, lora, fraction, device)
     rows = divide(bank, fraction=fraction, seed=seed, before=read_seen(run), allow_overlap=allow_overlap)
     choices = {"train_fusion": train_fusion, "fraction": fraction, "seed": seed, "allow_overlap": allow_overlap}
     open_run(out, run_config(bank, run, settings, lora, task=task, **choices))
@@ -114,7 +115,7 @@ def run_config(
     return {
         "command": "finetune",
         "run": str(run.resolve()),
-        "adaptor_sha256": hashlib.sha256((find_adaptor(run) / TENSOR_FILE).read_bytes()).hexdigest(),
+        "adaptor_sha256": sha256_of(find_adaptor(run) / TENSOR_FILE),
         "bank": str(bank.folder.resolve()),
         "image_token_key": None if images is None else images.token_key,
         "manifest_sha256": bank.info.manifest_sha256,
@@ -144,29 +145,23 @@ def _train(job: Job, tuning: Finetuning, outputs: Outputs, out: Path, *, device:
     def loaders(trainer: lightning.Trainer) -> tuple[Batches, Batches | None]:
         return shuffled(tuning, train, trainer), None if judged is None else in_order(tuning, judged)
 
-    with quiet_lightning():
-        trainer = run_trainer(out, length, Processes(), precision=settings.precision, device=device, **options)
+    trainer = run_trainer(out, length, Processes(), precision=settings.precision, device=device, **options)
     fit_or_resume(trainer, tuning.train(), loaders, out, Processes())
     tuning.cpu().eval()
     tuning.load_state_dict(SafetensorsCheckpointIO().load_checkpoint(out / BEST)["state_dict"], strict=False)
 
 
-def _check(bank: Bank, adaptor: Adaptor, run: Path, lora: LoRA | None, device: str) -> None:
+def _check(bank: Bank, adaptor: Adaptor, run: Path, lora: LoRA | None, fraction: float, device: str) -> None:
     """Refuse what cannot be tuned together."""
-    images, record = bank.info.images, adaptor.encoders.image_record
-    if images is None:
-        fix = "Run `adaptmed embed` with --image-encoder into another --out."
-        raise BankError(sentence(str(bank.folder), expected="a bank that holds images", got="none of them", fix=fix))
-    layout = adaptor.encoders.layout
-    if (images.fingerprint, images.lora, bank.info.layout) != (record.fingerprint, record.lora, layout):
-        expected = f"image Tokens of {record.name} ({record.fingerprint}, LoRA {record.lora}, layout {layout})"
-        got = f"Tokens of {images.name} ({images.fingerprint}, LoRA {images.lora}, layout {bank.info.layout})"
-        fix = "Embed the table with the run's own encoder: `adaptmed embed m.csv --adaptor RUN`."
-        raise InputError(sentence(str(bank.folder), expected=expected, got=got, fix=fix))
-    if lora is not None and record.lora is not None:
-        fix = "Leave --lora out: the bank already comes from the tuned encoder."
-        raise InputError(sentence(str(run), expected="an image encoder without LoRA", got="LoRA inside it", fix=fix))
     processes = join(device)
     if processes.world > 1:
         fix = "Start `adaptmed finetune` without torchrun."
         raise InputError(sentence("processes", expected="one", got=processes.world, fix=fix))
+    check_tokens(bank, adaptor, run, texts=False)
+    if lora is not None and adaptor.encoders.image_record.lora is not None:
+        fix = "Leave --lora out: the bank already comes from the tuned encoder."
+        raise InputError(sentence(str(run), expected="an image encoder without LoRA", got="LoRA inside it", fix=fix))
+    if fraction < 1 and (read_config(run) or {}).get("command") == "finetune":
+        expected, got = "a run that no label has trained", "one of `adaptmed finetune`"
+        fix = "Start from the pre-trained run, or take all labels: --fraction 1."
+        raise InputError(sentence(str(run), expected=expected, got=got, fix=fix))

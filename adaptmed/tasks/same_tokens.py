@@ -9,14 +9,21 @@ from adaptmed.model import Adaptor
 from adaptmed.records import EncoderRecord
 
 
-def check_tokens(bank: Bank, adaptor: Adaptor, run: Path) -> None:
+def check_tokens(bank: Bank, adaptor: Adaptor, run: Path, *, texts: bool = True) -> None:
     """Check that a bank holds Tokens of the encoders, the LoRA and the layout that a run was trained on.
+
+    Args:
+        bank: The bank.
+        adaptor: Of the run, with or without encoders in memory.
+        run: Named in the error.
+        texts: Whether its texts are read too; without them the images alone must fit.
 
     Raises:
         InputError: If it does not.
     """
     info, encoders = bank.info, adaptor.encoders
-    for stored, record in ((info.images, encoders.image_record), (info.texts, encoders.text_record)):
+    sides = [(info.images, encoders.image_record), (info.texts, encoders.text_record)]
+    for stored, record in sides if texts else sides[:1]:
         if stored is None or (stored.fingerprint, stored.lora) != (record.fingerprint, record.lora):
             got = "none" if stored is None else f"Tokens of {_encoder(stored)}"
             expected = f"Tokens of {_encoder(record)}, which {run} was trained on"

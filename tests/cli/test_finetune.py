@@ -28,14 +28,14 @@ def run(*words):
 
 def test_tune_embed_and_study(bank, trained, tmp_path, capsys):
     out, tuned = tmp_path / "tuned", tmp_path / "tuned-bank"
-    words = ("--lora", "rank=2,roles=attention+mlp", "--epochs", 1, "--batch-size", 6, "--fraction", 0.8, "--seed", 3)
+    words = ("--lora", "rank=2,roles=attention+mlp", "--epochs", 1, "--batch-size", 6, "--fraction", 1.0, "--seed", 3)
     more = ("--lora-learning-rate", 1e-3, "--no-augment", "--accumulate", 2, "--checkpointing", "--device", "cpu")
     assert run("finetune", trained, bank.folder, "--out", out, *words, *more) == 0
     said = capsys.readouterr().out
     assert "AUROC on 12 test images of 6 patients" in said
     assert f"Next: adaptmed embed {bank.info.manifest} --adaptor {out} --out {out}-bank" in said.replace("\n", "")
     config = json.loads((out / "config.json").read_text())
-    assert (config["fraction"], config["seed"], config["lora"]["rank"]) == (0.8, 3, 2)
+    assert (config["fraction"], config["seed"], config["lora"]["rank"]) == (1.0, 3, 2)
     chosen = {"epochs": 1, "batch_size": 6, "accumulate": 2, "encoder_learning_rate": 1e-3, "augment": False}
     assert {name: config["settings"][name] for name in chosen} == chosen
     assert config["settings"]["checkpointing"]
@@ -43,7 +43,7 @@ def test_tune_embed_and_study(bank, trained, tmp_path, capsys):
     assert run("embed", bank.info.manifest, "--adaptor", out, "--out", tuned, "--device", "cpu") == 0
     digest = Adaptor.from_pretrained(out).encoders.image.lora.digest()
     assert Bank.open(tuned).info.images.lora == digest
-    judged = ("--fractions", 0.5, 1, "--seeds", 1, "--replicates", 20, "--arms", "frozen", "adaptor", "--no-examples")
+    judged = ("--fractions", 1, "--seeds", 1, "--replicates", 20, "--arms", "frozen", "adaptor", "--no-examples")
     assert run("study", tuned, "--adaptor", out, "--out", tmp_path / "study", *judged) == 0
     assert run("study", bank.folder, "--adaptor", out, "--out", tmp_path / "other", *judged) == 1
 

@@ -1,6 +1,7 @@
 """Fine-tuning on labels: what moves, what is kept, and that it resumes exactly."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -129,6 +130,17 @@ def test_a_stopped_run_resumes_exactly(bank, run, whole, tmp_path, step):
         tune(bank, run, out, callbacks=(StopAfter(step),), **TUNED)
     tune(bank, run, out, **TUNED)
     assert drop_seconds(out) == drop_seconds(whole)
+    assert same(whole, out)
+    assert (out / "metrics.json").read_text() == (whole / "metrics.json").read_text()
+
+
+def test_a_run_that_had_ended_before_its_result_was_written_does_not_train_on(bank, run, whole, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "metrics.json").unlink()
+    (out / "head.json").unlink()
+    shutil.rmtree(out / "adaptor")
+    tune(bank, run, out, callbacks=(StopAfterBatch(1),), **TUNED)
     assert same(whole, out)
     assert (out / "metrics.json").read_text() == (whole / "metrics.json").read_text()
 

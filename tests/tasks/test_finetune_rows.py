@@ -11,7 +11,7 @@ import torch
 from adaptmed import Manifest
 from adaptmed.bank import Bank
 from adaptmed.data.splits import patient_digest
-from adaptmed.errors import BankError, InputError, OverlapError
+from adaptmed.errors import InputError, OverlapError
 from adaptmed.lora import LoRA
 from adaptmed.model import Adaptor
 from adaptmed.study.rows import study_rows
@@ -121,7 +121,7 @@ def test_a_patient_in_train_and_validate_is_refused(bank, run, tmp_path):
 
 
 def test_lora_beside_lora_is_refused_and_a_tuned_bank_is_tuned_from(bank, whole, tmp_path):
-    with pytest.raises(InputError, match=r"image Tokens of hf:.* LoRA [0-9a-f]{64}, .* but got Tokens of .* LoRA None"):
+    with pytest.raises(InputError, match=r"Tokens of hf:.* LoRA [0-9a-f]{64}\), which .* but got Tokens of hf:"):
         tune(bank, whole, tmp_path / "out", settings=SHORT)
     encoders = Adaptor.from_pretrained(whole).encoders
     table = Manifest.read(bank.info.manifest)
@@ -137,8 +137,23 @@ def test_lora_beside_lora_is_refused_and_a_tuned_bank_is_tuned_from(bank, whole,
 def test_a_bank_without_images_is_refused(bank, run, tmp_path):
     bare = Bank.open(bank.folder)
     bare.info = replace(bare.info, images=None)
-    with pytest.raises(BankError, match="a bank that holds images"):
+    with pytest.raises(InputError, match=r"expected Tokens of hf:.*, but got none\."):
         tune(bare, run, tmp_path / "out")
+
+
+def test_texts_are_not_needed(bank, run, tmp_path):
+    alone = Bank.open(bank.folder)
+    alone.info = replace(alone.info, texts=None)
+    tune(alone, run, tmp_path / "out", settings=replace(SHORT, epochs=1))
+    assert Adaptor.from_pretrained(tmp_path / "out").encoders.text is not None
+
+
+def test_a_run_that_labels_have_trained_is_tuned_on_all_of_them_only(bank, run, tmp_path):
+    short = replace(SHORT, epochs=1)
+    tune(bank, run, tmp_path / "first", settings=short)
+    with pytest.raises(InputError, match="a run that no label has trained, but got one of `adaptmed finetune`"):
+        tune(bank, tmp_path / "first", tmp_path / "half", settings=short, fraction=0.5)
+    tune(bank, tmp_path / "first", tmp_path / "second", settings=short)
 
 
 def test_a_fraction_that_teaches_nothing_is_refused_before_anything_is_written(bank, run, tmp_path):
