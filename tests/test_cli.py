@@ -75,6 +75,15 @@ def test_torchrun_is_told_the_reason(monkeypatch, tmp_path):
     assert "expected a whole bank" in json.loads((tmp_path / "error.json").read_text())["message"]["message"]
 
 
+@pytest.mark.parametrize(("command", "refused"), [("study", True), ("finetune", True), ("pretrain", False)])
+def test_commands_that_share_no_work_run_in_one_process(monkeypatch, capsys, tmp_path, command, refused):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    run(command, str(tmp_path / "gone"), "--out", str(tmp_path / "out"))
+    said = f"`{command}`: expected one process, but got 2 under torchrun"
+    assert (said in capsys.readouterr().err) is refused
+
+
 def test_stopping_is_exit_code_130(monkeypatch, capsys):
     assert fail_with(monkeypatch, KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "Stopped; run the same command again to continue.\n"

@@ -8,9 +8,11 @@ from typing import NoReturn
 from cyclopts import App, Parameter
 
 from adaptmed import __version__
-from adaptmed.errors import AdaptmedError, TerminatedError
+from adaptmed.errors import AdaptmedError, InputError, TerminatedError, sentence
 
 COMMANDS = ("demo", "doctor", "phantom", "check", "embed", "pretrain", "study", "finetune")
+SHARED = ("embed", "pretrain")
+"""Commands whose work several processes share when torchrun starts them."""
 
 _HELP = """Small cross-modal adapters on frozen pretrained encoders, for medical images and texts.
 
@@ -60,6 +62,7 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
         if words[:1] in ([], ["--help"], ["-h"]):  # the overview shows each command's own first sentence
             for name in COMMANDS:
                 app[name]
+        _require_one_process(words)
         app(words)
     except AdaptmedError as error:
         _say("[bold red]Error:[/] ", str(error))
@@ -72,6 +75,14 @@ def main(tokens: Sequence[str] | None = None) -> NoReturn:
         _say("", "Stopped; run the same command again to continue.")
         sys.exit(130)
     sys.exit(0)
+
+
+def _require_one_process(words: Sequence[str]) -> None:
+    """Refuse a command that every process under torchrun would do on its own, into the same folder."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and processes > 1 and words and words[0] in set(COMMANDS) - set(SHARED):
+        fix = f"Start it without torchrun; {' and '.join(SHARED)} share their work."
+        raise InputError(sentence(words[0], expected="one process", got=f"{processes} under torchrun", fix=fix))
 
 
 def _tell_torchrun(error: AdaptmedError) -> None:

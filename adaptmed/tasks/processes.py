@@ -60,16 +60,20 @@ class Processes:
             raise said[1]
         return said[0]
 
-    def require_shares(self, name: str, count: int) -> None:
-        """Refuse a number of items that cannot be dealt out evenly.
+    def shared_batch(self, batch_size: int, pairs: int) -> int:
+        """Return the pairs of a batch: as many as asked, or all there are; each process takes its share of them.
 
         Raises:
-            InputError: It is no multiple of the number of processes.
+            InputError: The size asked for is no multiple of the number of processes, or one would have no pair.
         """
-        if count % self.world:
-            near = max(1, round(count / self.world)) * self.world
+        if batch_size % self.world:
+            near = max(1, round(batch_size / self.world)) * self.world
             expected, fix = f"a multiple of the {self.world} processes", f"Pass {near}, or start other processes."
-            raise InputError(sentence(name, expected=expected, got=count, fix=fix))
+            raise InputError(sentence("batch_size", expected=expected, got=batch_size, fix=fix))
+        if pairs < self.world:
+            expected, fix = f"a training pair for each of the {self.world} processes", "Start fewer processes."
+            raise InputError(sentence("pairs", expected=expected, got=pairs, fix=fix))
+        return min(batch_size, pairs)
 
 
 def join(device: str = "auto") -> Processes:

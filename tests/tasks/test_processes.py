@@ -145,8 +145,11 @@ def test_a_process_that_dies_leaves_a_bank_that_goes_on(data, tmp_path):
 
 def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused():
     with pytest.raises(InputError, match=r"multiple of the 3 processes, but got 256. Pass 255"):
-        Processes(0, 3).require_shares("batch_size", 256)
-    Processes(0, 4).require_shares("batch_size", 256)
+        Processes(0, 3).shared_batch(256, 1000)
+    with pytest.raises(InputError, match=r"a training pair for each of the 4 processes, but got 3. Start fewer"):
+        Processes(0, 4).shared_batch(256, 3)
+    assert Processes(0, 4).shared_batch(256, 1000) == 256
+    assert Processes(0, 4).shared_batch(256, 33) == 33
 
 
 def test_only_a_lost_process_is_called_one():
