@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--image-size-px", type=int, default=112)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seed", type=int, default=2024)
-    parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.1, 1.0])
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.1])
     parser.add_argument("--work", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
     splits = {"train": 4000, "validate": 500, "test": 1500}
