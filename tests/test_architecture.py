@@ -38,6 +38,7 @@ DOORS = {
         "metrics/segmentation.py",
         "objectives/overlap.py",
         "tasks/segmentation.py",
+        "tasks/sliding.py",
     ],
     "pydicom": ["data/*"],
     "sklearn": ["heads/*", "data/*", "metrics/*", "study/*"],
