@@ -33,11 +33,12 @@ DOORS = {
     "lightning": ["tasks/*"],
     "pytorch_lightning": [],
     "monai": [
-        "heads/decoders.py",
+        "heads/decoders/*",
         "data/*",
         "metrics/segmentation.py",
         "objectives/overlap.py",
         "tasks/segmentation.py",
+        "tasks/sliding.py",
     ],
     "pydicom": ["data/*"],
     "sklearn": ["heads/*", "data/*", "metrics/*", "study/*"],
@@ -138,7 +139,7 @@ def test_a_breach_is_seen(tmp_path, file, code):
     ("file", "code"),
     [
         ("cli/embed.py", "import cyclopts\nfrom adaptmed.study import run\nfrom adaptmed import __version__"),
-        ("heads/decoders.py", "import monai\nimport sklearn.linear_model\nfrom adaptmed.types import Tokens"),
+        ("heads/decoders/blocks.py", "import monai\nimport sklearn.linear_model\nfrom adaptmed.types import Tokens"),
         ("encoders/_timm.py", "import timm\nfrom adaptmed.encoders.base import freeze"),
         ("model.py", "import torch\nfrom adaptmed import lora, layers"),
         ("__init__.py", "from adaptmed.model import Adaptor"),
@@ -146,7 +147,7 @@ def test_a_breach_is_seen(tmp_path, file, code):
     ],
 )
 def test_what_is_allowed_passes(tmp_path, file, code):
-    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(code)
     assert breaches(tmp_path) == []
 

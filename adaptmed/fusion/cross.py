@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion.config import MAX_LOG_SCALE, CrossConfig
-from adaptmed.fusion.standardise import Standardise
 from adaptmed.layers.attention import Block
 from adaptmed.layers.padding import by_length, compact
 from adaptmed.layers.pooling import masked_mean
 from adaptmed.layers.positions import GridPositions
+from adaptmed.layers.standardise import Standardise
 from adaptmed.types import Fused, Tokens
 
 
