@@ -40,6 +40,7 @@ DOORS = {
         "tasks/segmentation.py",
     ],
     "pydicom": ["data/*"],
+    "nibabel": ["data/*"],
     "sklearn": ["heads/*", "data/*", "metrics/*", "study/*"],
     "matplotlib": ["study/*"],
     "jinja2": ["study/*"],
