@@ -41,6 +41,7 @@ DOORS = {
         "tasks/sliding.py",
     ],
     "pydicom": ["data/*"],
+    "nibabel": ["data/*"],
     "sklearn": ["heads/*", "data/*", "metrics/*", "study/*"],
     "matplotlib": ["study/*"],
     "jinja2": ["study/*"],

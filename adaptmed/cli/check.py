@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ def check(
     labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = (),
     class_column: str | None = None,
     uncertain: Literal["ignore", "zero", "one"] | None = None,
+    mask_labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = (),
     text_encoder: str | None = None,
     read_images: bool = True,
     rejects: Path | None = None,
@@ -36,18 +37,21 @@ def check(
     """Read a table of images and reports and tell what would be used, what would not, and why.
 
     Shows the columns that are taken and left out, rows and patients per split, class balance, missing and unreadable
-    images, repeated and truncated texts, and patients that stand in two splits. Every image is opened. Nothing is
-    written without --rejects. No patient id is shown.
+    images, masks and their labels, repeated and truncated texts, and patients that stand in two splits. Every image and
+    mask is opened. Nothing is written without --rejects. No patient id is shown.
 
     Args:
         manifest: Table with one row per image or pair (csv, tsv, jsonl, parquet). Columns: image (path relative to
-            the table's folder), text, patient, split (train, validate, test), mask, question, answer, id, and labels.
+            the table's folder: PNG, JPEG, DICOM, NIfTI, or the folder of a DICOM series), text, patient, split (train,
+            validate, test), mask (PNG or NIfTI), question, answer, id, and labels.
         labels: Label columns; by default all columns with only 0, 1 and blank.
         class_column: Column whose values are class names.
         uncertain: What a -1 in a label column means: ignore it, or read it as zero or one.
+        mask_labels: Names of mask values, for example 1=effusion 2=nodule; masks with other values are then bad ones.
+            Without, any value may stand in a mask. 0 is background.
         text_encoder: Count the distinct texts that `adaptmed embed` with this encoder would cut by default, for example
             bundled:minilm-l6.
-        read_images: Open every image; without it only missing files are found.
+        read_images: Open every image and mask; without it only missing files are found.
         rejects: Write the rows that would be left out, with their reasons, to this jsonl file.
         strict: Exit with code 1 when any row would be left out.
     """
@@ -55,14 +59,17 @@ def check(
 
     from adaptmed.data.check import check_manifest
     from adaptmed.data.manifest import Manifest
+    from adaptmed.data.mask_labels import parse_labels
 
     console = Console()
+    names = parse_labels(mask_labels) if mask_labels else None
     table = Manifest.read(manifest, labels=labels, class_column=class_column, uncertain=uncertain)
     cutter = None if text_encoder is None else _Cutter.of(text_encoder)
     with _progress(console) as progress:
-        report = check_manifest(table, read_images=read_images, tokenize=cutter, progress=progress)
+        report = check_manifest(table, read_images=read_images, mask_labels=names, tokenize=cutter, progress=progress)
     _show_columns(console, report)
     _show_counts(console, report)
+    _show_masks(console, report, names or {})
     _show_texts(console, report, cutter)
     _show_faults(console, report)
     if rejects is not None:
@@ -120,6 +127,19 @@ def _show_counts(console: "Console", report: "CheckReport") -> None:
     _table(console, "balance", ("label", "split", "positive", "negative", "not labelled"), counts)
 
 
+def _show_masks(console: "Console", report: "CheckReport", names: Mapping[int, str]) -> None:
+    rows = [(part.split, part.masks, part.good, part.empty) for part in report.masks]
+    _table(console, "masks", ("split", "rows with a mask", "opened and good", "empty"), rows)
+    values = {value for part in report.masks for value in part.values}
+    counts = [
+        (value, names.get(value, ""), part.split, part.values.get(value, 0))
+        for value in sorted(values | (set(names) - {0}))
+        for part in report.masks
+        if part.good
+    ]
+    _table(console, "labels in masks", ("value", "name", "split", "masks that hold it"), counts)
+
+
 def _show_texts(console: "Console", report: "CheckReport", cutter: _Cutter | None) -> None:
     rows = []
     if report.texts:
@@ -138,8 +158,10 @@ def _show_faults(console: "Console", report: "CheckReport") -> None:
     from rich.text import Text
 
     shown = report.rejects[:_SHOWN_REJECTS]
-    rows = [(reject["row"], Path(reject.get("image", "")).name, reject["reason"]) for reject in shown]
-    _table(console, "rows that would be left out", ("row", "image", "because"), rows)
+    rows = [
+        (reject["row"], Path(reject.get("image") or reject.get("mask", "")).name, reject["reason"]) for reject in shown
+    ]
+    _table(console, "rows that would be left out", ("row", "file", "because"), rows)
     if len(report.rejects) > len(shown):
         console.print(f"… and {len(report.rejects) - len(shown)} more; --rejects FILE writes them all.")
     for note in report.notes:
@@ -147,6 +169,8 @@ def _show_faults(console: "Console", report: "CheckReport") -> None:
     for splits, count in report.overlapping.items():
         console.print(f"[bold red]{count} patients stand in {' and '.join(splits)}[/]: training refuses such a split.")
     kinds = f"{len(report.unusable)} unusable, {len(report.missing)} missing, {len(report.unreadable)} unreadable"
+    if report.masks:
+        kinds += f", {len(report.bad_masks)} with a bad mask"
     console.print(
         f"{report.images_read} image files opened; rows that would be left out: {len(report.rejects)} ({kinds})."
     )

@@ -6,7 +6,7 @@ A change is drawn from the seed it is given and nothing else, so that a resumed 
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from monai.transforms import Compose, RandAdjustContrast, RandAffine, RandScaleIntensity
 from torch import Tensor
 
@@ -26,14 +26,50 @@ def augment(pixels: Float[Tensor, "3 height width_px"], *, seed: int) -> Float[T
         >>> torch.equal(augment(picture, seed=1), augment(picture, seed=1))
         True
     """
-    shift = [SHIFT * side for side in pixels.shape[1:]]
+    changed = _draw(pixels.shape[1:], seed)(pixels)
+    return torch.as_tensor(changed).contiguous()
+
+
+def augment_with_mask(
+    pixels: Float[Tensor, "channel *depth height width_px"],
+    mask: Integer[Tensor, "*depth height width_px"],
+    *,
+    seed: int,
+) -> tuple[Float[Tensor, "channel *depth height width_px"], Integer[Tensor, "*depth height width_px"]]:
+    """Change an image and its mask together: both move alike, contrast and brightness touch the image alone.
+
+    The image of a picture comes out as ``augment`` gives it for the same seed. A volume is turned within its
+    slices and shifted along all axes; its rows and columns are scaled.
+
+    Args:
+        pixels: Normalised pixels of a picture, or channels of a volume.
+        mask: Labels; each pixel takes the value of the nearest one, so that no new value appears. What comes in at an
+            edge repeats the edge, as in the image.
+        seed: Of the change.
+
+    Example:
+        >>> picture, mask = torch.rand(3, 32, 32), torch.zeros(32, 32, dtype=torch.int64)
+        >>> moved, labels = augment_with_mask(picture, mask, seed=1)
+        >>> torch.equal(moved, augment(picture, seed=1)), labels.unique().tolist()
+        (True, [0])
+    """
+    changes = _draw(mask.shape, seed)
+    changed = torch.as_tensor(changes(pixels)).contiguous()
+    move = changes.transforms[0]
+    moved = torch.as_tensor(move(mask[None].float(), mode="nearest", randomize=False))[0]
+    return changed, moved.round().to(mask.dtype).contiguous()
+
+
+def _draw(sides: tuple[int, ...], seed: int) -> Compose:
+    """Return the changes of this seed; the first one moves, the others do not."""
+    flat = len(sides) == 2
     changes = Compose(
         [
             RandAffine(
                 prob=1.0,
                 rotate_range=math.radians(TURN_DEGREES),
-                translate_range=shift,
-                scale_range=SCALE,
+                translate_range=[SHIFT * side for side in sides],
+                scale_range=SCALE if flat else (0.0, SCALE, SCALE),
                 padding_mode="border",
             ),
             RandAdjustContrast(prob=0.5, gamma=CONTRAST),
@@ -41,5 +77,4 @@ def augment(pixels: Float[Tensor, "3 height width_px"], *, seed: int) -> Float[T
         ]
     )
     changes.set_random_state(seed=seed % 2**32)
-    changed = changes(pixels)
-    return torch.as_tensor(changed).contiguous()
+    return changes

@@ -1,20 +1,15 @@
 """What a manifest holds and what is wrong with it, before anything is computed."""
 
-import os
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from adaptmed.data.images import read_image
 from adaptmed.data.manifest import Manifest
 from adaptmed.data.splits import SPLITS
+from adaptmed.data.survey import Progress, Survey, survey_files
 from adaptmed.data.tables import Rejects
-from adaptmed.errors import InputError
 from adaptmed.types import TokenIds
 
-Progress = Callable[[int, int], None]
 _TEXTS_AT_ONCE = 256
 
 
@@ -41,6 +36,25 @@ class LabelCount:
 
 
 @dataclass(frozen=True)
+class MaskCount:
+    """The masks of one split.
+
+    Attributes:
+        split: Its name.
+        masks: Rows with a mask in the table.
+        good: Those whose mask was opened and lies on its image.
+        empty: Those among ``good`` that hold nothing but background.
+        values: Label value → in how many of ``good`` it stands.
+    """
+
+    split: str
+    masks: int
+    good: int
+    empty: int
+    values: dict[int, int]
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """What ``check_manifest`` found.
 
@@ -53,6 +67,8 @@ class CheckReport:
         unusable: Rows of the table that cannot be used: ``row``, ``reason``.
         missing: Rows whose image file does not exist: ``row``, ``image``, ``reason``.
         unreadable: Rows whose image file cannot be read, in the same form; empty when images were not read.
+        masks: Counts of the splits that have masks.
+        bad_masks: Rows whose mask cannot be used, where the image can: ``row``, ``mask``, ``reason``.
         images_read: Distinct image files that were opened.
         texts: Rows with a text.
         distinct_texts: Distinct texts.
@@ -70,6 +86,8 @@ class CheckReport:
     unusable: Rejects
     missing: Rejects
     unreadable: Rejects
+    masks: tuple[MaskCount, ...]
+    bad_masks: Rejects
     images_read: int
     texts: int
     distinct_texts: int
@@ -80,30 +98,30 @@ class CheckReport:
 
     @property
     def rejects(self) -> Rejects:
-        """Every row that a run would leave out, with its reason."""
-        return [*self.unusable, *self.missing, *self.unreadable]
+        """Every row that a run would leave out, with its reason; those of ``bad_masks`` only a run that reads masks."""
+        return [*self.unusable, *self.missing, *self.unreadable, *self.bad_masks]
 
 
 def check_manifest(
     manifest: Manifest,
     *,
     read_images: bool = True,
+    mask_labels: Mapping[int, str] | None = None,
     tokenize: Callable[[list[str]], TokenIds] | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Look at everything a manifest names: each distinct image is opened once, each distinct text tokenised once.
+    """Look at everything a manifest names: each distinct image and mask is opened once, each text tokenised once.
 
     Args:
         manifest: What to check.
-        read_images: Open the images; without it only missing files are found.
+        read_images: Open the images and masks; without it only missing files are found.
+        mask_labels: Value → name of what may stand in masks; ``None``: anything.
         tokenize: A text encoder's own, to count the texts that it would cut.
         progress: Called with the images that are done and all images.
     """
     texts = Counter(text for text in manifest.frame["text"] if text)
     frequent, count = texts.most_common(1)[0] if texts else ("", 0)
-    missing, unreadable = _image_faults(manifest, read_images, progress or (lambda *_: None))
-    names = set(manifest.frame["image"]) - {""}
-    absent = {reject["image"] for reject in missing}
+    survey = survey_files(manifest, read=read_images, mask_labels=mask_labels, progress=progress)
     return CheckReport(
         taken=manifest.taken,
         left_out=manifest.left_out,
@@ -111,9 +129,11 @@ def check_manifest(
         splits=_splits(manifest),
         balance=_balance(manifest),
         unusable=manifest.rejects,
-        missing=missing,
-        unreadable=unreadable,
-        images_read=len(names - absent) if read_images else 0,
+        missing=survey.missing,
+        unreadable=survey.unreadable,
+        masks=_masks(manifest, survey),
+        bad_masks=survey.bad_masks,
+        images_read=survey.images_read,
         texts=texts.total(),
         distinct_texts=len(texts),
         most_frequent_text=frequent if count > 1 else "",
@@ -121,39 +141,6 @@ def check_manifest(
         truncated=_truncated_share(texts, tokenize) if tokenize and texts else None,
         overlapping=dict(Counter(manifest.overlap().values())),
     )
-
-
-def _image_faults(manifest: Manifest, read_images: bool, progress: Progress) -> tuple[Rejects, Rejects]:
-    """Return the rows whose image is missing and those whose image cannot be read."""
-    rows: dict[str, list[str]] = {}
-    for row, name in zip(manifest.frame["row"], manifest.frame["image"], strict=True):
-        if name:
-            rows.setdefault(name, []).append(row)
-    missing: Rejects = []
-    unreadable: Rejects = []
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        faults = pool.map(lambda name: _fault(manifest.root / name, read_images), rows)
-        for done, (name, fault) in enumerate(zip(rows, faults, strict=True), start=1):
-            progress(done, len(rows))
-            if fault is not None:
-                exists, reason = fault
-                rejects = unreadable if exists else missing
-                rejects += [{"row": row, "image": name, "reason": reason} for row in rows[name]]
-    return missing, unreadable
-
-
-def _fault(path: Path, read: bool) -> tuple[bool, str] | None:
-    """Return whether there is anything at ``path``, and what is wrong with it; ``None`` when nothing is."""
-    try:
-        path.stat()
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        return False, (error.strerror if isinstance(error, OSError) else None) or str(error)
-    if read:
-        try:
-            read_image(path)
-        except InputError as error:
-            return True, str(error).removeprefix(f"`{path}`: ")
-    return None
 
 
 def _splits(manifest: Manifest) -> tuple[SplitCount, ...]:
@@ -169,6 +156,18 @@ def _splits(manifest: Manifest) -> tuple[SplitCount, ...]:
         for split, part in parts
         if len(part)
     )
+
+
+def _masks(manifest: Manifest, survey: Survey) -> tuple[MaskCount, ...]:
+    frame = manifest.frame[manifest.frame["mask"] != ""]
+    counts = []
+    for split in SPLITS:
+        rows = frame["row"][frame["split"] == split].tolist()
+        found = [set(survey.mask_values[row]) - {0} for row in rows if row in survey.mask_values]
+        if rows:
+            values = Counter(value for values in found for value in values)
+            counts.append(MaskCount(split, len(rows), len(found), found.count(set()), dict(sorted(values.items()))))
+    return tuple(counts)
 
 
 def _balance(manifest: Manifest) -> tuple[LabelCount, ...]:

@@ -10,7 +10,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_windowing, get_decoder, pixel_array
 from pydicom.uid import UID
 
-from adaptmed.errors import InputError, sentence
+from adaptmed.data.decoding import refusal
 
 _EXTRA = "Run: pip install 'adaptmed[dicom]', or decompress the file."
 
@@ -35,15 +35,12 @@ def read_dicom(path: Path, max_pixels: int) -> NDArray[np.uint8] | NDArray[np.fl
         InputError: No image, several frames, too large, or a compression that no installed decoder reads.
         Exception: Whatever pydicom raises on a damaged file.
     """
-    try:
-        dataset = pydicom.dcmread(path)
-    except InvalidDicomError as error:
-        raise _refusal(path, "a DICOM file", "no DICM header", "Write the file again with its header.") from error
-    _refuse(path, dataset, max_pixels)
+    dataset = open_dicom(path)
+    refuse_dicom(path, dataset, max_pixels)
     try:
         pixels = pixel_array(dataset)
     except RuntimeError as error:
-        raise _refusal(path, "pixel data that can be decoded", error, f"If the file is whole: {_EXTRA}") from error
+        raise refusal(path, "pixel data that can be decoded", error, f"If the file is whole: {_EXTRA}") from error
     kind = dataset.PhotometricInterpretation
     if kind == "PALETTE COLOR":
         colours = apply_color_lut(pixels, dataset)[..., :3]
@@ -56,19 +53,27 @@ def read_dicom(path: Path, max_pixels: int) -> NDArray[np.uint8] | NDArray[np.fl
     return picture
 
 
-def _refuse(path: Path, dataset: Dataset, max_pixels: int) -> None:
+def open_dicom(path: Path, *, header_only: bool = False) -> Dataset:
+    """Read the elements of a DICOM file, with ``header_only`` up to the pixels; refuse one without a header."""
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=header_only)
+    except InvalidDicomError as error:
+        raise refusal(path, "a DICOM file", "no DICM header", "Write the file again with its header.") from error
+
+
+def refuse_dicom(path: Path, dataset: Dataset, max_pixels: int) -> None:
     """Raise for everything that can be seen before decoding."""
     file_meta = dataset.file_meta
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         kind = UID(dataset.get("SOPClassUID") or file_meta.get("MediaStorageSOPClassUID") or "").name or "an object"
-        raise _refusal(path, "a DICOM image", f"{kind} without pixel data", "Leave this row out.")
+        raise refusal(path, "a DICOM image", f"{kind} without pixel data", "Leave this row out.")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         fix = "Write every frame that you want to a file and a row of its own."
-        raise _refusal(path, "a single frame", f"{frames} frames", fix)
+        raise refusal(path, "a single frame", f"{frames} frames", fix)
     rows, columns = dataset.get("Rows") or 0, dataset.get("Columns") or 0
     if not 0 < rows * columns <= max_pixels:
-        raise _refusal(
+        raise refusal(
             path, f"1 to {max_pixels} pixels", f"{rows} rows × {columns} columns", "Mend or shrink the image."
         )
     syntax = UID(file_meta.get("TransferSyntaxUID") or "")
@@ -76,13 +81,9 @@ def _refuse(path: Path, dataset: Dataset, max_pixels: int) -> None:
         readable = get_decoder(syntax).is_available
     except NotImplementedError as error:
         fix = "Convert the file to Explicit VR Little Endian."
-        raise _refusal(path, "a transfer syntax of still images", syntax.name or "none", fix) from error
+        raise refusal(path, "a transfer syntax of still images", syntax.name or "none", fix) from error
     if not readable:
-        raise _refusal(path, "an installed decoder", f"transfer syntax {syntax.name} without one", _EXTRA)
-
-
-def _refusal(path: Path, expected: str, got: object, fix: str) -> InputError:
-    return InputError(sentence(str(path), expected=expected, got=" ".join(str(got).split())[:300], fix=fix))
+        raise refusal(path, "an installed decoder", f"transfer syntax {syntax.name} without one", _EXTRA)
 
 
 def _grey(pixels: NDArray[np.generic], dataset: Dataset) -> NDArray[np.uint8] | NDArray[np.float64]:

@@ -1,31 +1,22 @@
 """One image file to an array, and one array to an encoder's input."""
 
-import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from adaptmed.data.decoding import decoding
 from adaptmed.data.dicom import read_dicom
+from adaptmed.data.fitting import MAX_PIXELS, fit
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import Preprocessing
 
-MAX_PIXELS = 100_000_000
 _OVERSHOOT = 0.25
-_RESAMPLING = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "nearest": Image.Resampling.NEAREST,
-}
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
@@ -48,21 +39,8 @@ def read_image(path: Path | str) -> NDArray[np.uint8] | NDArray[np.float32]:
             values that are not finite, or shows a single value everywhere.
     """
     path = Path(path)
-    try:
-        with _quiet():
-            picture = _decode(path)
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        fix = "Mend the path; it is read from the manifest's folder."
-        raise InputError(sentence(str(path), expected="a file", got="nothing there", fix=fix)) from error
-    except UnidentifiedImageError as error:
-        fix = "Convert it to PNG, or leave this row out."
-        raise InputError(sentence(str(path), expected="PNG, JPEG or DICOM", got="another format", fix=fix)) from error
-    except Exception as error:  # decoders raise almost anything on damaged files
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        fix = "Replace the file, or leave this row out."
-        raise InputError(sentence(str(path), expected="an image that can be decoded", got=reason, fix=fix)) from error
+    with decoding(path, "PNG, JPEG or DICOM"):
+        picture = _decode(path)
     return _checked(path, picture)
 
 
@@ -107,11 +85,11 @@ def prepare(
         expected, fix = "shape (height, width) or (height, width, 3)", "Pass what read_image returns."
         raise InputError(sentence("image", expected=expected, got=image.shape, fix=fix))
     if image.dtype == np.uint8:
-        pixels = np.asarray(_fit(Image.fromarray(image), preprocessing), dtype=np.float32) / 255
+        pixels = np.asarray(fit(Image.fromarray(image), preprocessing), dtype=np.float32) / 255
     elif np.issubdtype(image.dtype, np.floating):
         _check_range(image)
         channels = np.atleast_3d(image.astype(np.float32, copy=False)).transpose(2, 0, 1)
-        fitted = [np.asarray(_fit(Image.fromarray(channel), preprocessing)) for channel in channels]
+        fitted = [np.asarray(fit(Image.fromarray(channel), preprocessing)) for channel in channels]
         pixels = np.stack(fitted, axis=-1).clip(0, 1)
     else:
         fix = "Convert it to one of these."
@@ -132,41 +110,6 @@ def _check_range(image: NDArray[Any]) -> None:
     else:
         got, fix = "values that are not finite", "Replace NaN and infinity first."
     raise InputError(sentence("image", expected="floats in [0, 1]", got=got, fix=fix))
-
-
-def _fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Bring a picture to the input size."""
-    height, width = preprocessing.image_size_px
-    resample = _RESAMPLING[preprocessing.interpolation]
-    match preprocessing.fit:
-        case "squash":
-            return image.resize((width, height), resample)
-        case "crop":
-            resized = _resized(image.size, preprocessing)
-            left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
-            return image.resize(resized, resample).crop((left, top, left + width, top + height))
-        case "pad":
-            scale = min(width / image.width, height / image.height)
-            inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
-            canvas = Image.new(image.mode, (width, height))
-            canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
-            return canvas
-
-
-def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    """The ``(width, height)`` that is cropped, rounded as timm rounds for square and for other targets."""
-    height, width = preprocessing.image_size_px
-    target = [math.floor(side / preprocessing.crop_fraction) for side in (width, height)]
-    if target[0] == target[1]:
-        resized = [int(target[0] * side / min(size)) for side in size]
-    else:
-        ratio = min(side / goal for side, goal in zip(size, target, strict=True))
-        resized = [round(side / ratio) for side in size]
-    if resized[0] * resized[1] > MAX_PIXELS:
-        fix = "Use the fit `pad`, or leave this image out."
-        expected = f"sides that differ less, for a resized image of at most {MAX_PIXELS} pixels"
-        raise InputError(sentence("image", expected=expected, got=f"{size[0]} × {size[1]}", fix=fix))
-    return resized[0], resized[1]
 
 
 def _decode(path: Path) -> NDArray[np.generic]:
@@ -209,29 +152,3 @@ def _checked(path: Path, picture: NDArray[Any]) -> NDArray[np.uint8] | NDArray[n
     if not np.isfinite(picture).all():
         raise InputError(sentence(str(path), expected=expected, got="values that are not finite", fix=fix))
     return picture.astype(np.float32).clip(0, 1)
-
-
-class _Readers:
-    """How many threads read at this moment, and the warning filters to restore when the last one is done."""
-
-    lock = Lock()
-    count = 0
-    filters = warnings.catch_warnings()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what Pillow and pydicom say about odd files; the filters are the process's, not the thread's."""
-    with _Readers.lock:
-        if _Readers.count == 0:
-            _Readers.filters = warnings.catch_warnings()
-            _Readers.filters.__enter__()
-            warnings.filterwarnings("ignore", module=r"(PIL|pydicom|adaptmed\.data)\b")
-        _Readers.count += 1
-    try:
-        yield
-    finally:
-        with _Readers.lock:
-            _Readers.count -= 1
-            if _Readers.count == 0:
-                _Readers.filters.__exit__(None, None, None)
