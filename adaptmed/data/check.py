@@ -125,7 +125,7 @@ def check_manifest(
     return CheckReport(
         taken=manifest.taken,
         left_out=manifest.left_out,
-        notes=manifest.notes,
+        notes=(*manifest.notes, *_volumes(survey.volumes)),
         splits=_splits(manifest),
         balance=_balance(manifest),
         unusable=manifest.rejects,
@@ -141,6 +141,11 @@ def check_manifest(
         truncated=_truncated_share(texts, tokenize) if tokenize and texts else None,
         overlapping=dict(Counter(manifest.overlap().values())),
     )
+
+
+def _volumes(count: int) -> tuple[str, ...]:
+    said = f"{count} volumes were read here, but `adaptmed embed` reads no volumes yet: it rejects their rows."
+    return (said,) if count else ()
 
 
 def _splits(manifest: Manifest) -> tuple[SplitCount, ...]:

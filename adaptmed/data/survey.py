@@ -33,6 +33,7 @@ class Survey:
             it may, or has no image: ``row``, ``mask``, ``reason``. Masks of bad images are not looked at.
         mask_values: Row id → the values in its mask, for every good mask that was opened.
         images_read: Distinct image files that were opened.
+        volumes: How many of them are volumes.
     """
 
     missing: Rejects = field(default_factory=list)
@@ -40,15 +41,17 @@ class Survey:
     bad_masks: Rejects = field(default_factory=list)
     mask_values: dict[str, tuple[int, ...]] = field(default_factory=dict)
     images_read: int = 0
+    volumes: int = 0
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One image and its masks: what is wrong with it, whether it exists, and per mask its values or what is wrong."""
+    """One image and its masks: what is wrong with it, whether it exists, per mask its values or what is wrong."""
 
     fault: str | None
     exists: bool
     masks: dict[str, tuple[int, ...] | str | None]
+    volume: bool = False
 
 
 def survey_files(
@@ -79,6 +82,7 @@ def survey_files(
         for done, (image, seen) in enumerate(zip(rows, pool.map(look, rows.items()), strict=True), start=1):
             _add(survey, image, rows[image], seen)
             survey.images_read += read and seen.exists
+            survey.volumes += seen.volume
             if progress:
                 progress(done, len(rows))
     return survey
@@ -112,7 +116,10 @@ def _look(
         image = read_volume(path) if is_volume(path) else read_image(path)
     except InputError as error:
         return _Seen(_reason(error, path), True, {})
-    return _Seen(None, True, {mask: _look_at_mask(root / mask, image, path.name, labels) for mask in masks})
+    found: dict[str, tuple[int, ...] | str | None] = {
+        mask: _look_at_mask(root / mask, image, path.name, labels) for mask in masks
+    }
+    return _Seen(None, True, found, volume=isinstance(image, Volume))
 
 
 def _look_at_mask(
