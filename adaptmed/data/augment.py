@@ -15,7 +15,9 @@ CONTRAST, BRIGHTNESS = (0.8, 1.25), 0.1
 
 
 def augment(pixels: Float[Tensor, "3 height width_px"], *, seed: int) -> Float[Tensor, "3 height width_px"]:
-    """Change one normalised image: turn by up to 10 degrees, shift by 5 %, scale by 10 %, contrast and brightness.
+    """Change one normalised image: turn by up to 10 degrees, shift by 5 %, stretch by 10 %, contrast and brightness.
+
+    The stretch is of the height alone: MONAI takes a single number for the first axis.
 
     Args:
         pixels: Normalised pixels.
