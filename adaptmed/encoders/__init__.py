@@ -2,10 +2,11 @@
 
 import torch
 
+from adaptmed.encoders.base import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import ImageEncoder, TextEncoder
 
-__all__ = ["load_image_encoder", "load_text_encoder"]
+__all__ = ["load_image_encoder", "load_text_encoder", "tokens_and_taps"]
 
 
 def load_image_encoder(name: str, *, image_size_px: int | None = None) -> ImageEncoder:

@@ -76,11 +76,11 @@ class OpenClipImageEncoder(base.FrozenEncoder):
             pooled = values[:, 1:].mean(1)
         return base.image_tokens(values, pooled, grid, 1)
 
-    def taps(
-        self, pixels: Float[Tensor, "batch 3 height width_px"], count: int = 4
-    ) -> list[Float[Tensor, "batch _channel _rows _columns"]]:
+    def taps(self, pixels: Float[Tensor, "batch 3 height width_px"], count: int = 4) -> base.Maps:
         """Return the feature maps after ``count`` evenly spaced blocks, shallow to deep, before the final norm."""
-        return base.image_taps(self, pixels, count)
+        return base.recorded_taps(self, pixels, count)[1]
+
+    tokens_and_taps = base.recorded_taps
 
 
 class OpenClipResNetEncoder(base.FrozenEncoder):
@@ -109,18 +109,20 @@ class OpenClipResNetEncoder(base.FrozenEncoder):
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width_px"]) -> Tokens:
         """Encode normalised pixels."""
-        features = self.taps(pixels, 1)[0]
-        values = features.flatten(2).transpose(1, 2)
-        return base.image_tokens(values, values.mean(1), (features.shape[2], features.shape[3]), 0)
+        return self.tokens_and_taps(pixels, 1)[0]
 
-    def taps(
-        self, pixels: Float[Tensor, "batch 3 height width_px"], count: int = 4
-    ) -> list[Float[Tensor, "batch _channel _rows _columns"]]:
+    def taps(self, pixels: Float[Tensor, "batch 3 height width_px"], count: int = 4) -> base.Maps:
         """Return the feature maps of the last ``count`` stages, each half the size of the one before."""
+        return self.tokens_and_taps(pixels, count)[1]
+
+    def tokens_and_taps(self, pixels: Float[Tensor, "batch 3 height width_px"], count: int) -> tuple[Tokens, base.Maps]:
+        """Return the Tokens and ``count`` taps of one forward pass; the Tokens are the deepest tap, row by row."""
         base.check_pixels(pixels)
         base.tap_indices(len(self.blocks), count)
         tower: Any = self.module
-        return list(tower.forward_intermediates(pixels, indices=count, intermediates_only=True)["image_intermediates"])
+        maps = list(tower.forward_intermediates(pixels, indices=count, intermediates_only=True)["image_intermediates"])
+        values = maps[-1].flatten(2).transpose(1, 2)
+        return base.image_tokens(values, values.mean(1), (maps[-1].shape[2], maps[-1].shape[3]), 0), maps
 
 
 class OpenClipTextEncoder(base.FrozenEncoder):

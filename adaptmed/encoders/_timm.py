@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from adaptmed.encoders.base import (
     FrozenEncoder,
+    Maps,
     check_pixels,
     check_size,
     fetching,
-    image_taps,
     image_tokens,
     kept,
+    recorded_taps,
     resized,
 )
 from adaptmed.errors import InputError, sentence
@@ -75,9 +76,15 @@ class TimmImageEncoder(FrozenEncoder):
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width_px"]) -> Tokens:
         """Encode normalised pixels."""
+        grid = self._grid(pixels)
+        return self._tokens(self.module.forward_features(pixels), grid)  # type: ignore[operator]
+
+    def _grid(self, pixels: Tensor) -> tuple[int, int]:
         check_pixels(pixels)
-        grid = _check_size(self.module, (pixels.shape[2], pixels.shape[3]), "pixels")
-        features = self.module.forward_features(pixels)  # type: ignore[operator]
+        return _check_size(self.module, (pixels.shape[2], pixels.shape[3]), "pixels")
+
+    def _tokens(self, features: Tensor, grid: tuple[int, int]) -> Tokens:
+        """Arrange timm's last features, ``grid`` being that of a transformer without a map."""
         prefix = 0
         if features.ndim == 3:
             values, prefix = features, int(getattr(self.module, "num_prefix_tokens", 0))
@@ -90,23 +97,25 @@ class TimmImageEncoder(FrozenEncoder):
             pooled = values[:, prefix:].mean(1)
         return image_tokens(values, pooled, grid, prefix)
 
-    def taps(
-        self, pixels: Float[Tensor, "batch 3 height width_px"], count: int = 4
-    ) -> list[Float[Tensor, "batch _channel _rows _columns"]]:
+    def taps(self, pixels: Float[Tensor, "batch 3 height width_px"], count: int = 4) -> Maps:
         """Return ``count`` feature maps, shallow to deep.
 
         Of a transformer: evenly spaced blocks, all of one size, before the final norm. Of a CNN or a hierarchical
         transformer: its last ``count`` resolutions, each half of the one before.
         """
+        return self.tokens_and_taps(pixels, count)[1]
+
+    def tokens_and_taps(self, pixels: Float[Tensor, "batch 3 height width_px"], count: int) -> tuple[Tokens, Maps]:
+        """Return the Tokens and ``count`` taps of one forward pass."""
         if hasattr(self.module, "num_prefix_tokens"):
-            return image_taps(self, pixels, count)
+            return recorded_taps(self, pixels, count)
         levels = len(self.module.feature_info)  # type: ignore[arg-type]
         if not 1 <= count <= levels:
             expected = f"between 1 and {levels} (the resolutions there are)"
             raise InputError(sentence("count", expected=expected, got=count, fix="Ask for fewer taps."))
-        check_pixels(pixels)
-        _check_size(self.module, (pixels.shape[2], pixels.shape[3]), "pixels")
-        return list(self.module.forward_intermediates(pixels, indices=count, intermediates_only=True))  # type: ignore[operator]
+        grid = self._grid(pixels)
+        features, maps = self.module.forward_intermediates(pixels, indices=count)  # type: ignore[operator]
+        return self._tokens(features, grid), list(maps)
 
 
 def load_image_encoder(model: str, image_size_px: int | None) -> TimmImageEncoder:

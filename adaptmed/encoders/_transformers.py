@@ -132,7 +132,10 @@ class HFImageEncoder(base.FrozenEncoder):
     def forward(self, pixels: Float[Tensor, "batch 3 height width_px"]) -> Tokens:
         """Encode normalised pixels."""
         grid = base.check_pixels(pixels, self._patch)
-        output = self.module(pixel_values=pixels, **self._interpolation)
+        return self._tokens(self.module(pixel_values=pixels, **self._interpolation), grid)
+
+    def _tokens(self, output: Any, grid: tuple[int, int]) -> Tokens:
+        """Arrange what the network gave, ``grid`` being that of a transformer."""
         values = output.last_hidden_state
         if values.ndim == 4:
             grid = (values.shape[2], values.shape[3])
@@ -142,15 +145,18 @@ class HFImageEncoder(base.FrozenEncoder):
         pooled = values[:, 0] if self._prefix else output.pooler_output.flatten(1)
         return base.image_tokens(values, pooled, grid, self._prefix)
 
-    def taps(
-        self, pixels: Float[Tensor, "batch 3 height width_px"], count: int = 4
-    ) -> list[Float[Tensor, "batch _channel _rows _columns"]]:
+    def taps(self, pixels: Float[Tensor, "batch 3 height width_px"], count: int = 4) -> base.Maps:
         """Return ``count`` feature maps, shallow to deep: evenly spaced layers, or the last stages of a CNN."""
+        return self.tokens_and_taps(pixels, count)[1]
+
+    def tokens_and_taps(self, pixels: Float[Tensor, "batch 3 height width_px"], count: int) -> tuple[Tokens, base.Maps]:
+        """Return the Tokens and ``count`` taps of one forward pass."""
         if self._patch != (1, 1):
-            return base.image_taps(self, pixels, count)
-        base.check_pixels(pixels)
+            return base.recorded_taps(self, pixels, count)
+        size_px = base.check_pixels(pixels)
         base.tap_indices(len(self.blocks), count)
-        return list(self.module(pixel_values=pixels, output_hidden_states=True).hidden_states[-count:])
+        output = self.module(pixel_values=pixels, output_hidden_states=True)
+        return self._tokens(output, size_px), list(output.hidden_states[-count:])
 
 
 def load_text_encoder(model: str, *, name: str | None = None) -> HFTextEncoder:

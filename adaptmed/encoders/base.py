@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, TokenIds, Tokens
 
+Maps = list[Float[Tensor, "batch _channel _rows _columns"]]
+"""Feature maps of one batch, shallow to deep."""
+
 
 class FrozenEncoder(nn.Module):
     """A network that stays as it was pretrained: no gradients for its weights, always in evaluation mode.
@@ -106,14 +109,36 @@ def _recorded(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def image_taps(
+def tokens_and_taps(
     encoder: ImageEncoder, pixels: Float[Tensor, "batch 3 height width_px"], count: int
-) -> list[Float[Tensor, "batch _channel _rows _columns"]]:
-    """Return the grid tokens after ``count`` blocks of a transformer as feature maps, before any final norm."""
+) -> tuple[Tokens, Maps]:
+    """Return what ``encoder(pixels)`` and ``encoder.taps(pixels, count)`` give.
+
+    One forward pass gives both with every encoder of this package; an encoder without a ``tokens_and_taps`` of its own
+    is run twice.
+
+    Args:
+        encoder: Any image encoder.
+        pixels: Normalised.
+        count: Of the taps, shallow to deep; 0 gives none.
+
+    Raises:
+        InputError: There are fewer taps.
+    """
+    if count == 0:
+        return encoder(pixels), []
+    own = getattr(encoder, "tokens_and_taps", None)
+    return (encoder(pixels), encoder.taps(pixels, count)) if own is None else own(pixels, count)
+
+
+def recorded_taps(
+    encoder: ImageEncoder, pixels: Float[Tensor, "batch 3 height width_px"], count: int
+) -> tuple[Tokens, Maps]:
+    """Return a transformer's Tokens, and its grid tokens after ``count`` blocks as maps, before any final norm."""
     with _recorded([encoder.blocks[i] for i in tap_indices(len(encoder.blocks), count)]) as layers:
         tokens = encoder(pixels)
     assert tokens.grid is not None, "an image encoder's Tokens have a grid"
-    return [layer[:, tokens.prefix :].transpose(1, 2).unflatten(2, tokens.grid) for layer in layers]
+    return tokens, [layer[:, tokens.prefix :].transpose(1, 2).unflatten(2, tokens.grid) for layer in layers]
 
 
 def text_taps(
