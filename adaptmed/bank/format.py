@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from adaptmed.bank.files import other_form, read_json
+from adaptmed.bank.shards import Shard, StoredTap
 from adaptmed.errors import BankError, sentence
 from adaptmed.types import Preprocessing
 
 SCHEMA = 1
 PLAN, INFO, ROWS, REJECTS, SHARDS = "plan.json", "bank.json", "rows.parquet", "rejects.jsonl", "shards"
 Kind = Literal["image", "text"]
+_TEXTS_PER_VOLUME = 64
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class TokenSource:
         lora: State of the LoRA inside the encoder; ``None`` without.
         mask_seeds: Seeds of masked views; empty without.
         parameters: Number of frozen parameters; for people, no part of the token key.
+        plane: Of the slices of volumes; ``None`` for pictures and text.
+        window: ``(level, width)`` that volumes were shown with; ``None`` for percentiles, pictures and text.
     """
 
     name: str
@@ -37,6 +41,8 @@ class TokenSource:
     lora: str | None = None
     mask_seeds: tuple[int, ...] = ()
     parameters: int = 0
+    plane: str | None = None
+    window: tuple[float, float] | None = None
 
     def token_key(self, *, layout: str, dtype: str) -> str:
         """Return the sha256 over all of this that decides numbers, with layout, dtype and the bank's schema.
@@ -50,7 +56,8 @@ class TokenSource:
             False
         """
         parts = asdict(self) | {"layout": layout, "dtype": dtype, "schema": SCHEMA}
-        del parts["name"], parts["parameters"]
+        for name in ("name", "parameters", *(name for name in ("plane", "window") if parts[name] is None)):
+            del parts[name]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -66,9 +73,11 @@ class Plan:
         layout: Name of the layout.
         dtype: Of the stored features.
         precision: Of the computation, ``bf16`` or ``fp32``.
-        shard_size: Distinct images or texts per shard.
+        shard_size: Distinct pictures, volumes or texts per shard; of the texts beside volumes 64 times as many.
         images_sha256: Of the number of each row's distinct image, so that links that lead elsewhere are another plan.
         schema: Version of this format.
+        taps: Taps of the encoder, all but the deepest stored; 0 for none.
+        pixels: Whether the encoder's input is stored.
     """
 
     image: TokenSource | None
@@ -81,6 +90,17 @@ class Plan:
     shard_size: int = 256
     images_sha256: str = ""
     schema: int = SCHEMA
+    taps: int = 0
+    pixels: bool = False
+
+    @property
+    def volumes(self) -> bool:
+        """Whether its images are volumes."""
+        return self.image is not None and self.image.plane is not None
+
+    def shard_size_of(self, kind: Kind) -> int:
+        """Return the distinct images or texts per shard: beside volumes many more texts than volumes."""
+        return self.shard_size * (_TEXTS_PER_VOLUME if self.volumes and kind == "text" else 1)
 
     def key(self, kind: Kind) -> str | None:
         """Return the token key of one modality, or ``None`` without it."""
@@ -93,57 +113,12 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One whole shard, as its own json states it.
-
-    Attributes:
-        file: Path inside the bank, without the ending.
-        count: Images or texts in it.
-        width: Of their tokens; 0 in a shard whose images were all rejected.
-        size_bytes: Of the safetensors file.
-        sha256: Of the safetensors file.
-        grid: Of image Tokens; ``None`` for text and for a shard whose images were all rejected.
-        prefix: Leading tokens outside the grid.
-        truncated: Texts that lost their end.
-        rejects: ``(number of the distinct image, reason)`` of those left out.
-    """
-
-    file: str = ""
-    count: int = 0
-    width: int = 0
-    size_bytes: int = 0
-    sha256: str = ""
-    grid: tuple[int, ...] | None = None
-    prefix: int = 0
-    truncated: int = 0
-    rejects: tuple[tuple[int, str], ...] = ()
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read the json beside a shard.
-
-        Raises:
-            BankError: It is missing, cut or of another form.
-        """
-        facts = read_json(path)
-        try:
-            return cls.from_dict(facts)
-        except (KeyError, TypeError, ValueError) as error:
-            raise other_form(path, "the facts of a shard", error) from error
-
-    @classmethod
-    def from_dict(cls, facts: Mapping[str, Any]) -> Self:
-        """Build from plain json values."""
-        grid, rejects = facts["grid"], facts["rejects"]
-        tuples = {"grid": None if grid is None else tuple(grid), "rejects": tuple((n, why) for n, why in rejects)}
-        return cls(**{**facts, **tuples})
-
-
-@dataclass(frozen=True)
 class StoredImages:
-    """The facts of a bank's image Tokens; ``grid`` and ``prefix`` as in Tokens, ``count`` distinct images.
+    """The facts of a bank's image Tokens; ``grid`` and ``prefix`` as in Tokens.
 
-    ``lora`` is the digest of the LoRA inside the encoder, which then stands in the bank's folder ``image_lora``.
+    ``count`` distinct pictures, or with ``plane`` slices of volumes, shown with ``window``. ``lora`` is the digest of
+    the LoRA inside the encoder, which then stands in the bank's folder ``image_lora``. ``taps`` are the stored maps,
+    shallow to deep, without the deepest one; ``pixels`` says whether the encoder's input is stored.
     """
 
     name: str
@@ -156,6 +131,10 @@ class StoredImages:
     prefix: int
     count: int
     lora: str | None = None
+    taps: tuple[StoredTap, ...] = ()
+    pixels: bool = False
+    plane: str | None = None
+    window: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -255,4 +234,11 @@ class BankInfo:
 def _stored_images(facts: Mapping[str, Any]) -> StoredImages:
     how = facts["preprocessing"]
     how = {name: tuple(value) if isinstance(value, list) else value for name, value in how.items()}
-    return StoredImages(**{**facts, "preprocessing": Preprocessing(**how), "grid": tuple(facts["grid"])})
+    window = facts.get("window")
+    parts = {
+        "preprocessing": Preprocessing(**how),
+        "grid": tuple(facts["grid"]),
+        "taps": StoredTap.all_of(facts.get("taps", ())),
+        "window": None if window is None else tuple(window),
+    }
+    return StoredImages(**{**facts, **parts})

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from adaptmed.bank.format import Shard
+from adaptmed.bank.shards import Shard
 
 Items = NDArray[np.int64]
 

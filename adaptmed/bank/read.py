@@ -1,5 +1,6 @@
 """Reading a bank: Tokens of any rows, from memory-mapped shards."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -8,27 +9,32 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptmed.bank.format import INFO, PLAN, ROWS, BankInfo, Kind
+from adaptmed.bank.format import INFO, PLAN, ROWS, BankInfo, Kind, StoredImages
 from adaptmed.bank.mapped import MappedShards
+from adaptmed.bank.shards import tap_names
 from adaptmed.errors import BankError, sentence
 from adaptmed.types import Batch, Tokens
 
 Rows = NDArray[np.int64]
+Items = NDArray[np.int64] | Sequence[int]
 
 
 class Bank:
     """Tokens of a dataset on disk. Open one with `Bank.open`.
 
-    Rows are numbered from 0 in the order of ``rows``. Values come in the stored dtype unless another is asked.
+    Rows are numbered from 0 in the order of ``rows``. Image items are numbered from 0 too: distinct pictures, or the
+    slices of distinct volumes, those of one volume behind each other. Values come in the stored dtype unless another is
+    asked.
 
     Attributes:
         folder: Where it stands.
         info: Its facts.
-        rows: One line per kept manifest row, with ``image_index`` and ``text_index`` (-1: none).
+        rows: One line per kept manifest row, with ``image_index`` and ``text_index`` (-1: none). In a bank of volumes
+            ``image_index`` is the item of the first slice, and ``slices`` says how many there are.
     """
 
     def __init__(self, folder: Path, info: BankInfo, rows: pd.DataFrame) -> None:
@@ -76,16 +82,60 @@ class Bank:
         """Return the image Tokens of these rows; a row without image has zeros and no valid token.
 
         Raises:
+            BankError: The bank holds no images, or volumes.
+        """
+        self._images()
+        self._require_pictures()
+        return self.item_tokens(self._index("image", rows), dtype)
+
+    @property
+    def holds_volumes(self) -> bool:
+        """Whether its images are volumes, whose slices are its image items; False where they are pictures."""
+        return self.info.images is not None and self.info.images.plane is not None
+
+    def items_of(self, row: int) -> range:
+        """Return the image items of one row: its picture, or the slices of its volume in order; none without image."""
+        first = int(self._indices["image"][row])
+        count = int(self.rows["slices"].iloc[row]) if self.holds_volumes else 1
+        return range(first, first + count) if first >= 0 else range(0)
+
+    def item_tokens(self, items: Items, dtype: torch.dtype | None = None) -> Tokens:
+        """Return the Tokens of pictures or slices by their item numbers; -1 gives zeros and no valid token.
+
+        Raises:
             BankError: The bank holds no images.
         """
-        images = self.info.images
-        if images is None:
-            raise self._lacks("images", "--image-encoder")
-        index = self._index("image", rows)
-        values = self._shards["image"].gather("values", index)
-        valid = torch.from_numpy(index >= 0)[:, None].repeat(1, values.shape[1])
-        pooled = self._shards["image"].gather("pooled", index)
+        images, items = self._images(), np.asarray(items, dtype=np.int64)
+        values = self._shards["image"].gather("values", items)
+        valid = torch.from_numpy(items >= 0)[:, None].repeat(1, values.shape[1])
+        pooled = self._shards["image"].gather("pooled", items)
         return Tokens(values.to(dtype), valid, pooled.to(dtype), images.grid, images.prefix)
+
+    def item_taps(
+        self, items: Items, dtype: torch.dtype | None = None
+    ) -> list[Float[Tensor, "n _channel _row _column"]]:
+        """Return the stored feature maps of pictures or slices, shallow to deep, without the deepest; -1 gives zeros.
+
+        Raises:
+            BankError: The bank holds no taps.
+        """
+        names = tap_names(len(self._images().taps))
+        if not names:
+            raise self._lacks("taps", "--taps 4")
+        items = np.asarray(items, dtype=np.int64)
+        return [self._shards["image"].gather(name, items).to(dtype) for name in names]
+
+    def item_pixels(self, items: Items) -> UInt8[Tensor, "n 3 height width_px"]:
+        """Return what the encoder was given of pictures or slices, in 256 steps from black to white; -1 gives zeros.
+
+        ``data.images.from_bytes`` makes the encoder's input of them again.
+
+        Raises:
+            BankError: The bank holds no pixels.
+        """
+        if not self._images().pixels:
+            raise self._lacks("pixels", "--pixels")
+        return self._shards["image"].gather("pixels", np.asarray(items, dtype=np.int64))
 
     def text_tokens(self, rows: Rows, dtype: torch.dtype | None = None) -> Tokens:
         """Return the text Tokens of these rows, zero-padded to the longest of them; no valid token without text.
@@ -141,7 +191,12 @@ class Bank:
         return torch.from_numpy(self.rows[column].to_numpy(np.int64)[rows])
 
     def shard_of(self, rows: Rows) -> Rows:
-        """Return the shard each row is read from: its image's, or its text's when the bank holds no images."""
+        """Return the shard each row is read from: its image's, or its text's when the bank holds no images.
+
+        Raises:
+            BankError: The bank holds volumes.
+        """
+        self._require_pictures()
         kind: Kind = "text" if self.info.images is None else "image"
         return self._shards[kind].shard_of(self._index(kind, rows))
 
@@ -159,6 +214,16 @@ class Bank:
     @cached_property
     def _labels(self) -> NDArray[np.float32]:
         return self.rows[list(self.info.labels)].to_numpy(np.float32)
+
+    def _images(self) -> StoredImages:
+        if self.info.images is None:
+            raise self._lacks("images", "--image-encoder")
+        return self.info.images
+
+    def _require_pictures(self) -> None:
+        if self.holds_volumes:
+            got, fix = "a bank of volumes", "Use `--task segmentation`, which reads volumes slice by slice."
+            raise BankError(sentence(str(self.folder), expected="a bank of pictures", got=got, fix=fix))
 
     def _lacks(self, part: str, option: str) -> BankError:
         fix = f"Run `adaptmed embed` with {option} into another --out."

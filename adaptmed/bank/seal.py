@@ -15,12 +15,13 @@ from adaptmed.bank.format import (
     REJECTS,
     ROWS,
     BankInfo,
+    Kind,
     Plan,
-    Shard,
     StoredImages,
     StoredTexts,
 )
 from adaptmed.bank.layout import Layout
+from adaptmed.bank.shards import Shard
 from adaptmed.bank.write import read_shards
 from adaptmed.errors import BankError, sentence
 
@@ -35,7 +36,8 @@ def seal(
         plan: It was made by.
         info: What is known of the manifest; everything else is filled in here.
         rows: Of the manifest, with ``image_index`` and ``text_index``: numbers of the distinct images and texts as
-            they were given to the shards, -1 without.
+            they were given to the shards, -1 without. Of volumes the number of the first slice is written, and a column
+            ``slices``.
         rejects: Rows that the manifest itself left out, each with ``row`` and ``reason``.
 
     Returns:
@@ -44,11 +46,15 @@ def seal(
     Raises:
         BankError: No row, or of a bank with images no image, was readable.
     """
-    counts = {column: int(rows[column].max()) + 1 for column in ("image_index", "text_index")}
-    images = read_shards(folder, "image", count=counts["image_index"], shard_size=plan.shard_size)
-    texts = read_shards(folder, "text", count=counts["text_index"], shard_size=plan.shard_size)
+    kinds: tuple[Kind, Kind] = ("image", "text")
+    images, texts = (
+        read_shards(folder, kind, count=int(rows[f"{kind}_index"].max()) + 1, shard_size=plan.shard_size_of(kind))
+        for kind in kinds
+    )
     reasons = {number: reason for shard in images for number, reason in shard.rejects}
     kept, left_out = _without_rejects(rows, reasons)
+    if plan.volumes:
+        kept = _numbered_by_slices(kept, [count for shard in images for count in shard.slices])
     left_out = [{"row": reject["row"], "image": None, "reason": reject["reason"]} for reject in rejects] + left_out
     if len(kept) == 0 or (images and all(shard.count == 0 for shard in images)):
         got = f"{len(left_out)} rejected rows, the first: {left_out[0]['reason']}" if left_out else "no rows"
@@ -81,6 +87,13 @@ def _without_rejects(rows: pd.DataFrame, reasons: Mapping[int, str]) -> tuple[pd
     return rows.assign(image_index=moved)[~rejected].reset_index(drop=True), left_out
 
 
+def _numbered_by_slices(rows: pd.DataFrame, slices: list[int]) -> pd.DataFrame:
+    """Replace the number of each row's volume by that of its first slice, and say how many slices it has."""
+    volume = rows["image_index"].to_numpy()
+    first = np.append(np.cumsum([0, *slices[:-1]]), -1)  # the last is that of volume -1: none
+    return rows.assign(image_index=first[volume], slices=np.append(slices, 0)[volume])
+
+
 def _columns(rows: pd.DataFrame, *names: str) -> list[list[Any]]:
     return [rows[name].tolist() if name in rows else [None] * len(rows) for name in names]
 
@@ -105,6 +118,10 @@ def _stored_images(plan: Plan, shards: tuple[Shard, ...]) -> StoredImages | None
         prefix=filled.prefix,
         count=sum(shard.count for shard in shards),
         lora=source.lora,
+        taps=filled.taps,
+        pixels=plan.pixels,
+        plane=source.plane,
+        window=source.window,
     )
 
 

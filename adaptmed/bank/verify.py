@@ -4,13 +4,22 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adaptmed.bank.files import sha256_of
-from adaptmed.bank.format import INFO, ROWS, BankInfo, Shard
+from adaptmed.bank.format import INFO, ROWS, BankInfo
 from adaptmed.bank.layout import DTYPES
+from adaptmed.bank.shards import Shard, tap_names
 from adaptmed.errors import BankError, sentence
+
+_OWN_DTYPES = {
+    "pixels": torch.uint8,
+    "offsets": torch.int64,
+    "input_ids": torch.int32,
+    "id_offsets": torch.int64,
+}
 
 
 def verify(folder: str | Path) -> list[str]:
@@ -52,8 +61,10 @@ def _fault(path: Path, shard: Shard, info: BankInfo) -> str | None:
         return f"not readable: {error}"
     if shard.count == 0:
         return None
-    if tensors["values"].dtype != DTYPES[info.dtype]:
-        return f"expected {info.dtype}, but got {tensors['values'].dtype}"
+    for name, tensor in tensors.items():
+        dtype = _OWN_DTYPES.get(name, DTYPES[info.dtype])
+        if tensor.dtype != dtype:
+            return f"expected {str(dtype).removeprefix('torch.')}, but got {tensor.dtype} in {name}"
     expected = _image_shapes(shard, info) if path.name.startswith("image") else _text_shapes(shard, info, tensors)
     got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     return None if got == expected else f"expected shapes {expected}, but got {got}"
@@ -61,8 +72,12 @@ def _fault(path: Path, shard: Shard, info: BankInfo) -> str | None:
 
 def _image_shapes(shard: Shard, info: BankInfo) -> dict[str, tuple[int, ...]]:
     assert info.images is not None
-    tokens = info.images.prefix + math.prod(info.images.grid)
-    return {"values": (shard.count, tokens, info.images.width), "pooled": (shard.count, info.images.width)}
+    images, count = info.images, shard.count if info.images.plane is None else sum(shard.slices)
+    tokens = images.prefix + math.prod(images.grid)
+    shapes: dict[str, tuple[int, ...]] = {"values": (count, tokens, images.width), "pooled": (count, images.width)}
+    for name, tap in zip(tap_names(len(images.taps)), images.taps, strict=True):
+        shapes[name] = (count, tap.width, *tap.grid)
+    return shapes | ({"pixels": (count, 3, *images.preprocessing.image_size_px)} if images.pixels else {})
 
 
 def _text_shapes(shard: Shard, info: BankInfo, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

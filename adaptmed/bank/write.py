@@ -13,9 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adaptmed.bank.files import read_json, sha256_of, write_json, written_whole
-from adaptmed.bank.format import INFO, PLAN, SHARDS, Kind, Plan, Shard
+from adaptmed.bank.format import INFO, PLAN, SHARDS, Kind, Plan
+from adaptmed.bank.shards import Shard, StoredTap, tap_names
 from adaptmed.errors import BankError, sentence
 from adaptmed.types import TokenIds, Tokens
+
+_LATER = {"taps": 0, "pixels": False, "image.plane": None, "image.window": None}
+"""What plans written before these were options meant."""
 
 
 def begin(folder: Path, plan: Plan) -> bool:
@@ -97,7 +101,13 @@ def reopen(folder: Path, numbers: Iterable[int]) -> None:
 
 
 def write_image_shard(
-    folder: Path, number: int, pieces: Sequence[Tokens], rejects: Iterable[tuple[int, str]] = ()
+    folder: Path,
+    number: int,
+    pieces: Sequence[Tokens],
+    rejects: Iterable[tuple[int, str]] = (),
+    *,
+    beside: Sequence[Mapping[str, Tensor]] = (),
+    slices: Iterable[int] = (),
 ) -> Shard:
     """Write one shard of images whole, and after it the json that says so.
 
@@ -106,12 +116,18 @@ def write_image_shard(
         number: Of the shard.
         pieces: Tokens of its images in the bank's layout and dtype, in order; empty when all were rejected.
         rejects: Number of the distinct image and reason of those that could not be read.
+        beside: What else is stored of each piece: ``tap0``, ``tap1``, … shallow to deep, and ``pixels``.
+        slices: How many each volume has; empty for pictures.
     """
     tensors = {"values": torch.empty(0, 0, 0), "pooled": torch.empty(0, 0)}
-    facts = Shard(rejects=tuple(rejects))
+    facts = Shard(rejects=tuple(rejects), slices=tuple(slices))
     if pieces:
         tensors = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in tensors}
         facts = replace(facts, grid=pieces[0].grid, prefix=pieces[0].prefix)
+    if beside:
+        tensors |= {name: torch.cat([piece[name] for piece in beside]) for name in beside[0]}
+        maps = [tensors[name].shape for name in tap_names(len(beside[0])) if name in tensors]
+        facts = replace(facts, taps=tuple(StoredTap(shape[1], (shape[2], shape[3])) for shape in maps))
     return _write_shard(folder, "image", number, tensors, facts)
 
 
@@ -178,7 +194,7 @@ def _is_whole(stem: Path) -> bool:
 
 def _refuse_foreign(folder: Path, asked: Mapping[str, Any]) -> None:
     fix = f"Choose another --out, or delete {folder}."
-    there, here = _flat(read_json(folder / PLAN, fix=fix)), _flat(asked)
+    there, here = _LATER | _flat(read_json(folder / PLAN, fix=fix)), _LATER | _flat(asked)
     for_people = (".name", ".parameters")
     differing = [name for name in there if there[name] != here.get(name, there[name]) and not name.endswith(for_people)]
     if differing:

@@ -1,5 +1,6 @@
 """``adaptmed embed``: images and texts through the frozen encoders into a bank."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,7 +9,7 @@ from cyclopts import Parameter
 from adaptmed.errors import BankError, InputError, sentence
 
 if TYPE_CHECKING:
-    from adaptmed.bank import Bank
+    from adaptmed.bank import Bank, BankInfo
     from adaptmed.data.manifest import Manifest
     from adaptmed.frozen import FrozenEncoders
     from adaptmed.tasks.embedding import EmbedOptions
@@ -30,7 +31,11 @@ def embed(
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
     precision: Literal["bf16", "fp32"] = "bf16",
     batch_size: int = 64,
-    shard_size: int = 256,
+    shard_size: int | None = None,
+    taps: int = 0,
+    pixels: bool | None = None,
+    plane: Literal["axial", "coronal", "sagittal"] = "axial",
+    window: tuple[float, float] | None = None,
     workers: int | None = None,
     device: str = "auto",
     labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
@@ -48,7 +53,8 @@ def embed(
 
     Args:
         manifest: Table with one row per image or pair (csv, jsonl, parquet); columns image, text, patient, split, ...
-            Not needed with --verify.
+            Its images are pictures (PNG, JPEG, DICOM), or volumes (NIfTI, or the folder of a DICOM series), whose
+            slices are encoded one by one. Not needed with --verify.
         out: Folder of the bank.
         image_encoder: For example bundled:dinov2-small or timm:vit_small_patch14_dinov2.lvd142m. Without it no image
             tokens are stored.
@@ -66,7 +72,14 @@ def embed(
         dtype: Number format on disk.
         precision: Of the computation: bf16 mixed precision, or exact fp32.
         batch_size: Items per forward pass.
-        shard_size: Images or texts per file; what an interruption can lose at most.
+        shard_size: Images or texts per file; what an interruption can lose at most. 256 by default, or 4 volumes.
+        taps: Feature maps for the decoders of segmentation: 4 stores the three shallow ones, at their full resolution;
+            the fused grid takes the place of the deepest. 0 stores none.
+        pixels: Store what the encoder sees of each image in 8 bits, for decoders that read it; by default of volumes
+            and not of pictures.
+        plane: Of the slices that are encoded of volumes.
+        window: Level and width that volumes are shown with, in their own units: 40 400 shows soft tissue of CT,
+            -600 1500 the lung. By default from the 0.5th to the 99.5th percentile of each volume.
         workers: Threads that read images; one per core up to 8 by default.
         device: auto, cpu, cuda, cuda:1, ... or mps.
         labels: Label columns; by default all columns with only 0, 1 and blank.
@@ -98,7 +111,6 @@ def embed(
     else:
         images = None if image_encoder is None else load_image_encoder(image_encoder, image_size_px=image_size_px)
         texts = None if text_encoder is None else load_text_encoder(text_encoder)
-    chosen = {} if workers is None else {"workers": workers}
     options = EmbedOptions(
         layout=Layout(layout or kept.kind, kept.size if grid is None else grid),
         dtype=dtype,
@@ -109,8 +121,12 @@ def embed(
         shard_size=shard_size,
         device=device,
         strict=strict,
-        **chosen,
+        taps=taps,
+        pixels=pixels,
+        plane=plane,
+        window=window,
     )
+    options = options if workers is None else replace(options, workers=workers)
     table = Manifest.read(manifest, labels=tuple(labels), class_column=class_column, uncertain=uncertain)
     _run(table, images, texts, out, options)
     if adaptor is not None:
@@ -148,7 +164,8 @@ def _run(
     if not whole:
         size = estimate_size(table, images, texts, options=options)
         megabytes = f"about {size.total_bytes / 1e6:.1f} MB in {out}"
-        console.print(f"{size.images} distinct images and {size.texts} distinct texts: {megabytes}.")
+        images_of = "images" if size.slices is None else f"volumes of {size.slices:,} slices"
+        console.print(f"{size.images} distinct {images_of} and {size.texts} distinct texts: {megabytes}.")
     with _ProgressBars() as bars:
         bank = embed(table, images, texts, out, options=options, progress=bars if first else None)
     console.print(f"{out}{' is whole already' if whole and not bars.shown else ''}: {_summary(bank)}")
@@ -158,12 +175,21 @@ def _run(
 
 def _summary(bank: "Bank") -> str:
     info = bank.info
-    images = 0 if info.images is None else info.images.count
-    parts = [f"{info.rows} rows, {images} images", f"{info.rejected} rows rejected"]
+    parts = [f"{info.rows} rows", *_image_parts(info), f"{info.rejected} rows rejected"]
     if info.texts is not None:
         cut = f"{info.texts.truncated_share:.1%} cut at {info.texts.max_tokens} tokens"
-        parts.insert(1, f"{info.texts.count} texts ({cut})")
+        parts.insert(-1, f"{info.texts.count} texts ({cut})")
     return ", ".join(parts) + "."
+
+
+def _image_parts(info: "BankInfo") -> list[str]:
+    images = info.images
+    if images is None:
+        return ["0 images"]
+    volumes = sum(len(shard.slices) for shard in info.shards)
+    parts = [f"{images.count} images" if images.plane is None else f"{volumes} volumes of {images.count:,} slices"]
+    parts += [f"taps {len(images.taps)}"] if images.taps else []
+    return [*parts, "pixels"] if images.pixels else parts
 
 
 def _verify(out: Path) -> None:

@@ -125,7 +125,7 @@ def check_manifest(
     return CheckReport(
         taken=manifest.taken,
         left_out=manifest.left_out,
-        notes=(*manifest.notes, *_volumes(survey.volumes)),
+        notes=(*manifest.notes, *_volumes(survey)),
         splits=_splits(manifest),
         balance=_balance(manifest),
         unusable=manifest.rejects,
@@ -143,9 +143,13 @@ def check_manifest(
     )
 
 
-def _volumes(count: int) -> tuple[str, ...]:
-    said = f"{count} volumes were read here, but `adaptmed embed` reads no volumes yet: it rejects their rows."
-    return (said,) if count else ()
+def _volumes(survey: Survey) -> tuple[str, ...]:
+    if not survey.volumes:
+        return ()
+    if survey.pictures:
+        mixed = f"{survey.volumes} volumes and {survey.pictures} pictures were read; `adaptmed embed` takes one kind"
+        return (f"{mixed}: make a table of each.",)
+    return (f"{survey.volumes} volumes were read; `adaptmed embed` encodes them slice by slice.",)
 
 
 def _splits(manifest: Manifest) -> tuple[SplitCount, ...]:

@@ -4,6 +4,7 @@ An affine maps voxel indices to millimetres in the world of NIfTI, whose axes po
 head (RAS+).
 """
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Literal
 
@@ -45,6 +46,17 @@ def turn_back(
     """Order the axes as they were stored: the inverse of ``turn``."""
     change = ornt_transform(axcodes2ornt(_TOWARDS[plane]), io_orientation(stored_affine))
     return np.ascontiguousarray(apply_orientation(values, change))
+
+
+def depth_of(shape: Sequence[int], affine: Affine, plane: Plane) -> int:
+    """Return how many slices ``turn`` makes of a grid.
+
+    Example:
+        >>> depth_of((10, 20, 30), np.eye(4), "axial"), depth_of((10, 20, 30), np.eye(4), "sagittal")
+        (30, 10)
+    """
+    change = ornt_transform(io_orientation(affine), axcodes2ornt(_TOWARDS[plane]))
+    return int(shape[int(np.flatnonzero(change[:, 0] == 0)[0])])
 
 
 def spacing_of(affine: Affine) -> tuple[float, float, float]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -97,6 +97,37 @@ def prepare(
     mean, std = (np.array(fact, dtype=np.float32) for fact in (preprocessing.mean, preprocessing.std))
     normalised = (np.atleast_3d(pixels) - mean) / std
     return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+
+
+def to_bytes(
+    pixels: Float[Tensor, "n 3 height width_px"], preprocessing: Preprocessing
+) -> UInt8[Tensor, "n 3 height width_px"]:
+    """Turn an encoder's input back into 256 steps from black to white: exact where 8-bit pictures were prepared.
+
+    Args:
+        pixels: From ``prepare``.
+        preprocessing: They were prepared with.
+
+    Example:
+        >>> facts = Preprocessing((1, 2), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+        >>> to_bytes(prepare(np.array([[7, 250]], dtype=np.uint8), facts)[None], facts)[0, 1].tolist()
+        [[7, 250]]
+    """
+    mean, std = _facts(preprocessing, pixels.device)
+    return ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_bytes(
+    stored: UInt8[Tensor, "n 3 height width_px"], preprocessing: Preprocessing
+) -> Float[Tensor, "n 3 height width_px"]:
+    """Turn what ``to_bytes`` gave into an encoder's input again: at most half a step of 256 from what it was."""
+    mean, std = _facts(preprocessing, stored.device)
+    return (stored.float() / 255 - mean) / std
+
+
+def _facts(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(fact, device=device)[:, None, None] for fact in (preprocessing.mean, preprocessing.std))
+    return mean, std
 
 
 def _check_range(image: NDArray[Any]) -> None:

@@ -19,6 +19,7 @@ _IN_USE = {
     "row": "row ids",
     "image_index": "the numbers of distinct images in a bank",
     "text_index": "the numbers of distinct texts in a bank",
+    "slices": "the number of slices of a volume in a bank",
 }
 _SPLIT_WORDS = {**{name: name for name in SPLITS}, "val": "validate", "valid": "validate", "dev": "validate"}
 

@@ -44,6 +44,18 @@ def read_nifti(path: Path, dtype: DTypeLike | None = None) -> tuple[NDArray[Any]
         return voxels, image.affine.astype(np.float64)
 
 
+def nifti_grid(path: Path) -> tuple[tuple[int, ...], Affine]:
+    """Return the size and the affine of a NIfTI file from its header alone.
+
+    Raises:
+        InputError: As of ``read_nifti``, where it can be seen in the header.
+    """
+    with decoding(path, "NIfTI"):
+        image = nibabel.load(path)
+        _refuse(path, image)
+        return image.shape[:3], image.affine.astype(np.float64)
+
+
 def new_mask(values: Integer[np.ndarray, "i j k"], affine: Affine) -> bytes:
     """Return labels from 0 to 65535 as a NIfTI file that lies where ``affine`` says."""
     return nibabel.Nifti1Image(_compact(values), affine).to_bytes()

@@ -77,6 +77,19 @@ def read_series(folder: Path) -> tuple[Float32[np.ndarray, "depth height width_p
     return values, affine
 
 
+def series_grid(folder: Path) -> tuple[tuple[int, int, int], Affine]:
+    """Return about the size of a series and the directions of its axes, from its first file and the number of files.
+
+    Raises:
+        InputError: No or one slice, or a first file that cannot be read.
+    """
+    files = _files(folder)
+    first = _header(files[0])
+    affine = np.eye(4)
+    affine[:3, :3] = _TO_NIFTI @ np.column_stack((np.cross(*first.towards), first.towards[1], first.towards[0]))
+    return (len(files), *first.shape), affine
+
+
 def _files(folder: Path) -> list[Path]:
     """Return the DICOM files of a folder; there are at least two."""
     with decoding(folder, "a folder"):

@@ -33,7 +33,8 @@ class Survey:
             it may, or has no image: ``row``, ``mask``, ``reason``. Masks of bad images are not looked at.
         mask_values: Row id → the values in its mask, for every good mask that was opened.
         images_read: Distinct image files that were opened.
-        volumes: How many of them are volumes.
+        volumes: How many of them are volumes that could be read.
+        pictures: How many of them are pictures that could be read.
     """
 
     missing: Rejects = field(default_factory=list)
@@ -42,6 +43,7 @@ class Survey:
     mask_values: dict[str, tuple[int, ...]] = field(default_factory=dict)
     images_read: int = 0
     volumes: int = 0
+    pictures: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def survey_files(
             _add(survey, image, rows[image], seen)
             survey.images_read += read and seen.exists
             survey.volumes += seen.volume
+            survey.pictures += read and seen.fault is None and not seen.volume
             if progress:
                 progress(done, len(rows))
     return survey

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-from adaptmed.data.grids import Plane, spacing_of, turn
+from adaptmed.data.grids import Plane, depth_of, spacing_of, turn
 from adaptmed.data.images import prepare
-from adaptmed.data.nifti import is_nifti, read_nifti
-from adaptmed.data.series import read_series
+from adaptmed.data.nifti import is_nifti, nifti_grid, read_nifti
+from adaptmed.data.series import read_series, series_grid
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import Preprocessing
 
@@ -69,6 +69,15 @@ def read_volume(path: Path | str, plane: Plane = "axial") -> Volume:
     return Volume(values, spacing_of(affine), affine, path, plane)
 
 
+def count_slices(path: Path, plane: Plane = "axial") -> int:
+    """Return about how many slices a volume has, from headers alone; 0 where they cannot be read."""
+    try:
+        shape, affine = series_grid(path) if path.is_dir() else nifti_grid(path)
+        return depth_of(shape, affine, plane)
+    except InputError:
+        return 0
+
+
 def as_grey(volume: Volume, window: tuple[float, float] | None = None) -> Float32[np.ndarray, "depth height width_px"]:
     """Scale the values of a volume to [0, 1], as pictures have them.
 
@@ -89,12 +98,21 @@ def as_grey(volume: Volume, window: tuple[float, float] | None = None) -> Float3
     """
     if window is None:
         low, high = _range(volume.values)
-    elif window[1] > 0:
-        low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
     else:
+        check_window(window)
+        low, high = window[0] - window[1] / 2, window[0] + window[1] / 2
+    return ((volume.values - np.float32(low)) / np.float32(high - low)).clip(0, 1)
+
+
+def check_window(window: tuple[float, float]) -> None:
+    """Refuse a window that ``as_grey`` cannot show.
+
+    Raises:
+        InputError: The width is not above 0, or a number is not finite.
+    """
+    if not (np.isfinite(window).all() and window[1] > 0):
         fix = "Pass for example (40.0, 400.0)."
         raise InputError(sentence("window", expected="(level, width) with a width above 0", got=window, fix=fix))
-    return ((volume.values - np.float32(low)) / np.float32(high - low)).clip(0, 1)
 
 
 def slices_to_input(

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 
 from adaptmed.bank import DType, Layout
+from adaptmed.data.grids import Plane
+from adaptmed.data.volumes import check_window
 from adaptmed.errors import InputError, sentence
 from adaptmed.records import DEFAULT_MAX_TOKENS
 from adaptmed.types import Fit, ImageEncoder, Preprocessing, TextEncoder
@@ -24,13 +26,18 @@ class EmbedOptions:
         max_tokens: Where texts are cut; ``None`` is the encoder's limit or 256, whichever is smaller.
         fit: How images are made square, instead of the encoder's own way.
         batch_size: Items per forward pass.
-        shard_size: Distinct images or texts per file.
-        workers: Threads that read images while the encoder computes.
+        shard_size: Distinct images or texts per file; ``None`` is 256, or where images are volumes 4.
+        workers: Threads that read images while the encoder computes; of volumes at most 4 are in memory at once.
         device: ``auto`` takes the first CUDA device, else the CPU; or ``cpu``, ``cuda``, ``cuda:N``, ``mps``.
         strict: Raise at the first unreadable image instead of leaving its rows out.
+        taps: Feature maps for decoders, as many as ``encoder.taps`` is asked for; the deepest is not stored, because
+            the fused grid takes its place. 0 stores none.
+        pixels: Whether the encoder's input is stored, in 8 bits; ``None``: of volumes, not of pictures.
+        plane: Of the slices of volumes.
+        window: ``(level, width)`` that volumes are shown with; ``None``: from percentiles (``data.volumes.as_grey``).
 
     Raises:
-        InputError: A count is below 1, or there is no such device.
+        InputError: A count is below 1, a single tap, a window without width, or there is no such device.
     """
 
     layout: Layout = field(default_factory=Layout)
@@ -39,16 +46,25 @@ class EmbedOptions:
     max_tokens: int | None = None
     fit: Fit | None = None
     batch_size: int = 64
-    shard_size: int = 256
+    shard_size: int | None = None
     workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
     device: str = "auto"
     strict: bool = False
+    taps: int = 0
+    pixels: bool | None = None
+    plane: Plane = "axial"
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "shard_size", "workers"):
             count = getattr(self, name)
-            if count < 1:
+            if count is not None and count < 1:
                 raise InputError(sentence(name, expected="at least 1", got=count, fix="Pass 1 or more."))
+        if self.taps < 0 or self.taps == 1:
+            fix = "Pass 4; the deepest of them is not stored."
+            raise InputError(sentence("taps", expected="0 or at least 2", got=self.taps, fix=fix))
+        if self.window is not None:
+            check_window(self.window)
         _require_device(self.device)
 
     @property

@@ -1,7 +1,8 @@
 """What a bank is made of: the distinct images and texts of a manifest, and the plan that names every source."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from adaptmed.bank import Plan, TokenSource
 from adaptmed.bank.format import Kind
 from adaptmed.data.manifest import Manifest
+from adaptmed.data.volumes import is_volume
 from adaptmed.errors import InputError, sentence
 from adaptmed.records import inside
 from adaptmed.tasks.embed_options import EmbedOptions
@@ -26,19 +28,22 @@ class Items:
         image_index: Of every row.
         texts: Texts.
         text_index: Of every row.
+        volumes: Whether the images are volumes; pictures otherwise.
     """
 
     images: list[Path]
     image_index: NDArray[np.int64]
     texts: list[str]
     text_index: NDArray[np.int64]
+    volumes: bool = False
 
     @classmethod
     def of(cls, manifest: Manifest, image_encoder: object, text_encoder: object) -> "Items":
         """Number what a manifest gives these encoders.
 
         Raises:
-            InputError: Both encoders are missing, or one has nothing to encode.
+            InputError: Both encoders are missing, or one has nothing to encode, or some images are pictures and others
+                volumes.
         """
         if image_encoder is None and text_encoder is None:
             fix = "Pass --image-encoder, --text-encoder or both."
@@ -46,7 +51,8 @@ class Items:
         names, image_index = _distinct(manifest, "image", image_encoder)
         same, paths = pd.factorize(np.array([_resolved(manifest.root / name) for name in names], dtype=object))
         texts, text_index = _distinct(manifest, "text", text_encoder)
-        return cls([Path(path) for path in paths], np.append(same, -1)[image_index], texts, text_index)
+        images = [Path(path) for path in paths]
+        return cls(images, np.append(same, -1)[image_index], texts, text_index, _are_volumes(manifest.path, images))
 
 
 def _resolved(path: Path) -> str:
@@ -54,6 +60,23 @@ def _resolved(path: Path) -> str:
         return str(path.resolve())
     except (OSError, RuntimeError, ValueError):  # a loop of links or a null byte: reading it says so
         return str(path)
+
+
+def _are_volumes(table: Path, images: Sequence[Path]) -> bool:
+    """Tell volumes from pictures by their paths; what is not there is neither, and is rejected when it is read."""
+    found: dict[str, list[Path]] = {"volume": [], "picture": []}
+    for path in images:
+        try:
+            if is_volume(path) or path.exists():
+                found["volume" if is_volume(path) else "picture"].append(path)
+        except OSError:  # a name that is too long, a folder that may not be read
+            continue
+    volumes, pictures = found["volume"], found["picture"]
+    if volumes and pictures:
+        expected, fix = "pictures or volumes", "Make a table and a bank of each."
+        got = f"{len(pictures)} pictures ({pictures[0].name}, ...) and {len(volumes)} volumes ({volumes[0].name}, ...)"
+        raise InputError(sentence(str(table), expected=expected, got=got, fix=fix))
+    return bool(volumes)
 
 
 def _distinct(manifest: Manifest, column: Kind, encoder: object) -> tuple[list[str], NDArray[np.int64]]:
@@ -75,10 +98,18 @@ def plan_of(
     text_encoder: TextEncoder | None,
     options: EmbedOptions,
 ) -> Plan:
-    """Say what a bank of these items is made of."""
+    """Say what a bank of these items is made of.
+
+    Raises:
+        InputError: A plane or a window is given where no image is a volume.
+    """
+    _refuse_for_volumes(items, options)
     image = text = None
     if image_encoder is not None:
         image = _source(image_encoder, preprocessing=options.preprocessing_of(image_encoder))
+        if items.volumes:
+            window = None if options.window is None else (float(options.window[0]), float(options.window[1]))
+            image = replace(image, plane=options.plane, window=window)
     if text_encoder is not None:
         text = _source(text_encoder, max_tokens=options.max_tokens_of(text_encoder))
     rows_sha256 = hashlib.sha256(manifest.frame.to_csv(index=False).encode()).hexdigest()
@@ -87,9 +118,18 @@ def plan_of(
         layout=str(options.layout),
         dtype=options.dtype,
         precision=options.precision,
-        shard_size=options.shard_size,
+        shard_size=options.shard_size or (4 if items.volumes else 256),
         images_sha256=hashlib.sha256(items.image_index.tobytes()).hexdigest(),
+        taps=options.taps if items.images else 0,
+        pixels=bool(items.images) and (items.volumes if options.pixels is None else options.pixels),
     )
+
+
+def _refuse_for_volumes(items: Items, options: EmbedOptions) -> None:
+    for name, given in (("plane", options.plane != "axial"), ("window", options.window is not None)):
+        if given and not items.volumes:
+            got, fix = "none among the images", f"Leave --{name} out."
+            raise InputError(sentence(name, expected="volumes", got=got, fix=fix))
 
 
 def _source(

@@ -64,7 +64,7 @@ def test_rows_without_a_split_are_rejects(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["row", "image_index", "text_index"])
+@pytest.mark.parametrize("name", ["row", "image_index", "text_index", "slices"])
 def test_names_in_use_are_no_labels(tmp_path, name):
     path = table(tmp_path, f"image,{name},a\na.png,1,1\nb.png,0,0\n")
     manifest = Manifest.read(path)

@@ -81,9 +81,7 @@ def test_masks_are_counted_and_bad_ones_cost_their_own_rows(path):
     assert [reject["row"] for reject in report.unreadable] == ["broken"]
     assert [reject["row"] for reject in report.rejects] == ["broken", *(reject["row"] for reject in report.bad_masks)]
     assert report.images_read == 5
-    assert any(
-        note.startswith("2 volumes were read here, but `adaptmed embed` reads no volumes") for note in report.notes
-    )
+    assert any(note.startswith("2 volumes and 2 pictures were read; `adaptmed embed`") for note in report.notes)
 
 
 def test_named_values_alone_are_good(path):
