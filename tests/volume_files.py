@@ -2,6 +2,7 @@
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
@@ -60,3 +61,23 @@ def write_series(folder, pixels, spacing_mm=2.5, orientation=AXIAL, places=None,
         dataset = slice_file(picture, place, orientation, **own)
         dataset.save_as(folder / f"IM{names[number]:04d}.dcm", enforce_file_format=True)
     return folder
+
+
+DEPTHS = (5, 2, 7, 3, 1, 4)
+
+
+def make_volumes(folder, depths=DEPTHS):
+    """Write one volume per depth, the second a DICOM series and the third gzipped, and a table of them with texts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(5)
+    names = []
+    for number, depth in enumerate(depths):
+        values = generator.integers(-1000, 1000, (40 - number, 36 + number, depth)).astype(np.int16)
+        if number == 1:
+            names.append(f"{number}-series")
+            write_series(folder / names[-1], values.transpose(2, 1, 0))
+        else:
+            names.append(f"{number}.nii{'.gz' if number == 2 else ''}")
+            write_nifti(folder / names[-1], values)
+    texts = [("no effusion", "a small left effusion", "")[number % 3] for number in range(len(depths))]
+    return pd.DataFrame({"image": names, "text": texts, "split": "train"})

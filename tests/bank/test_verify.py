@@ -1,13 +1,17 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from adaptmed.bank import verify
 from adaptmed.bank.files import sha256_of
 from adaptmed.bank.write import write_image_shard
 from adaptmed.errors import BankError
+from adaptmed.tasks.embedding import embed
 from adaptmed.types import Tokens
+from tests.tiny_encoders import EXACT, PatchEncoder, make_manifest
 
 
 def test_a_sound_bank_has_no_damage(known):
@@ -40,6 +44,29 @@ def test_a_shard_of_other_shape_or_dtype_is_found_behind_a_right_hash(known):
         (damage,) = verify(folder)
         assert damage.startswith("shards/image-00000.safetensors")
         assert fault in damage
+
+
+def test_a_damaged_tap_is_found(tmp_path):
+    bank = embed(make_manifest(tmp_path), PatchEncoder(), None, tmp_path / "bank", options=replace(EXACT, taps=3))
+    shard, record = (bank.folder / f"shards/image-00001.{ending}" for ending in ("safetensors", "json"))
+    tensors = load_file(shard)
+    for damaged, fault in (
+        ({"tap1": tensors["tap1"][:, :, :9].clone()}, "shapes"),
+        ({"tap0": tensors["tap0"].half()}, "tap0"),
+    ):
+        save_file(tensors | damaged, shard)
+        facts = json.loads((bank.folder / "bank.json").read_text())
+        facts["shards"][1]["sha256"] = sha256_of(shard)
+        (bank.folder / "bank.json").write_text(json.dumps(facts))
+        (damage,) = verify(bank.folder)
+        assert damage.startswith("shards/image-00001.safetensors: expected")
+        assert fault in damage
+    content = bytearray(shard.read_bytes())
+    content[-9] ^= 1
+    shard.write_bytes(content)
+    (damage,) = verify(bank.folder)
+    assert damage.startswith("shards/image-00001.safetensors: expected sha256")
+    assert record.exists()
 
 
 def test_an_unfinished_bank_cannot_be_verified(known):

@@ -1,6 +1,7 @@
+import hashlib
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -122,7 +123,34 @@ def test_the_token_key_hears_everything_that_changes_the_numbers(known):
         replace(plan, image=replace(plan.image, preprocessing=smaller)),
         replace(plan, image=replace(plan.image, lora="dd" * 32)),
         replace(plan, image=replace(plan.image, mask_seeds=(1,))),
+        replace(plan, image=replace(plan.image, plane="axial")),
+        replace(plan, image=replace(plan.image, plane="axial", window=(40.0, 400.0))),
     ]
     keys = {plan.key("image"), *(other.key("image") for other in others)}
     assert len(keys) == 1 + len(others)
     assert replace(plan, image=replace(plan.image, name="alias")).key("image") == plan.key("image")
+
+
+def test_token_keys_of_pictures_and_texts_are_those_from_before_there_were_volumes(known):
+    for kind, source in (("image", known.plan.image), ("text", known.plan.text)):
+        parts = {name: value for name, value in asdict(source).items() if name not in ("plane", "window")}
+        parts = {name: value for name, value in parts.items() if name not in ("name", "parameters")}
+        parts |= {"layout": "all", "dtype": "float16", "schema": 1}
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+        assert known.plan.key(kind) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_banks_and_shards_from_before_there_were_volumes_open(known):
+    folder = known.bank.folder
+    facts = json.loads((folder / "bank.json").read_text())
+    for name in ("taps", "pixels", "plane", "window"):
+        del facts["images"][name]
+    for shard in facts["shards"]:
+        del shard["slices"], shard["taps"]
+    (folder / "bank.json").write_text(json.dumps(facts))
+    assert Bank.open(folder).info == known.bank.info
+    record = folder / "shards/image-00001.json"
+    shard = json.loads(record.read_text())
+    del shard["slices"], shard["taps"]
+    record.write_text(json.dumps(shard))
+    assert pending_shards(folder, "image", count=10, shard_size=4) == []

@@ -2,8 +2,10 @@
 
 import pytest
 
+from adaptmed.bank import Bank
 from adaptmed.cli import main
 from tests.tiny_encoders import PatchEncoder, WordEncoder, make_table
+from tests.volume_files import make_volumes
 
 
 @pytest.fixture
@@ -58,3 +60,27 @@ def test_a_table_is_needed_except_to_verify(tmp_path, capsys):
     assert "`manifest`: expected the path of a table, but got none" in capsys.readouterr().err
     assert run("embed", "--verify", "--out", tmp_path / "bank") == 1
     assert "no bank.json" in capsys.readouterr().err
+
+
+def test_volumes_with_their_options(table, tmp_path, capsys):
+    make_volumes(table.parent).to_csv(table.parent / "v.csv", index=False)
+    words = ("embed", table.parent / "v.csv", "--image-encoder", "patches", "--out", tmp_path / "bank")
+    chosen = ("--taps", "3", "--plane", "coronal", "--window", "-600", "1500")
+    assert run(*words, *chosen) == 0
+    said = capsys.readouterr().out
+    bank = Bank.open(tmp_path / "bank")
+    count = bank.info.images.count
+    assert f"6 distinct volumes of {count} slices and 0 distinct texts: about" in said
+    assert f"6 rows, 6 volumes of {count} slices, taps 2, pixels, 0 rows rejected." in said
+    assert (bank.info.images.plane, bank.info.images.window) == ("coronal", (-600.0, 1500.0))
+    assert run(*words, *chosen, "--no-pixels") == 1
+    assert "expected pixels = True, but got pixels = False" in capsys.readouterr().err
+    assert run("embed", "--verify", "--out", tmp_path / "bank") == 0
+
+
+def test_pictures_with_taps_and_pixels(table, tmp_path, capsys):
+    words = ("embed", table, "--image-encoder", "patches", "--text-encoder", "words", "--out", tmp_path / "bank")
+    assert run(*words, "--taps", "2", "--pixels") == 0
+    assert "12 rows, 12 images, taps 1, pixels, 4 texts (0.0% cut at 6 tokens), 0 rows" in capsys.readouterr().out
+    assert run(*words, "--taps", "1") == 1
+    assert "`taps`: expected 0 or at least 2, but got 1" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from tests.tasks.training import drop_seconds, weights
 from tests.tasks.worker import PLAIN, SCENARIOS, embed_tiny
 from tests.tiny_bank import write_tiny_bank
 from tests.tiny_encoders import PatchEncoder, make_manifest
+from tests.volume_files import make_volumes
 
 ROOT = Path(__file__).parents[2]
 TRAINED = ("still", "clipped", "lora", "moving")
@@ -40,12 +41,13 @@ def data(tmp_path_factory):
     (folder / "online").mkdir()
     write_online_bank(folder / "online")
     make_manifest(folder / "pictures")
+    make_manifest(folder / "volumes", make_volumes(folder / "volumes"))
     return folder
 
 
 @pytest.fixture(scope="module")
 def two(data):
-    found = start_two(data, "exchange", *TRAINED, "embed")
+    found = start_two(data, "exchange", *TRAINED, "embed", "embed-volumes")
     assert found.returncode == 0, found.stderr[-4000:]
     return data
 
@@ -107,10 +109,11 @@ def test_two_processes_write_the_run_of_one(one, two):
             torch.testing.assert_close(weights(two / "moving" / "run")[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_two_processes_write_the_bank_of_one(data, two, tmp_path):
-    embed_tiny(tmp_path, data, PatchEncoder())
+@pytest.mark.parametrize("scenario", ["embed", "embed-volumes"])
+def test_two_processes_write_the_bank_of_one(data, two, tmp_path, scenario):
+    SCENARIOS[scenario](tmp_path, data)
     alone = {path.name: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()}
-    together = {path.name: path.read_bytes() for path in (two / "embed" / "b").rglob("*") if path.is_file()}
+    together = {path.name: path.read_bytes() for path in (two / scenario / "b").rglob("*") if path.is_file()}
     assert together == alone
     assert len(alone) > 7
 

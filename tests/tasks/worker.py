@@ -87,6 +87,11 @@ def embed_tiny(out, data, encoder):
     embed(Manifest.read(data / "pictures" / "m.csv"), encoder, WordEncoder(), out / "b", options=EXACT)
 
 
+def embed_volumes(out, data):
+    options = replace(EXACT, taps=3, shard_size=2)
+    embed(Manifest.read(data / "volumes" / "m.csv"), PatchEncoder(), WordEncoder(), out / "b", options=options)
+
+
 def exchange(out):
     """Cut batches of several sizes, gather them, fetch Tokens of chosen items, and send gradients back."""
     processes = join()
@@ -140,6 +145,7 @@ SCENARIOS = {
         Bank.open(data / "bank"), PLAIN, out / "run", device="cpu", checkpoint_every=1
     ),
     "embed": lambda out, data: embed_tiny(out, data, PatchEncoder()),
+    "embed-volumes": embed_volumes,
     "embed-dies": lambda out, data: embed_tiny(out, data, BrokenEncoder()),
 }
 
