@@ -24,7 +24,7 @@ class Items:
     """Distinct images and texts, numbered by their first row, and the number of each row (-1: none).
 
     Attributes:
-        images: Files.
+        images: Files and folders, by the first name of each: a link may have an ending that its target lacks.
         image_index: Of every row.
         texts: Texts.
         text_index: Of every row.
@@ -49,9 +49,10 @@ class Items:
             fix = "Pass --image-encoder, --text-encoder or both."
             raise InputError(sentence("encoders", expected="at least one encoder", got="none", fix=fix))
         names, image_index = _distinct(manifest, "image", image_encoder)
-        same, paths = pd.factorize(np.array([_resolved(manifest.root / name) for name in names], dtype=object))
+        paths = [manifest.root / name for name in names]
+        same, _ = pd.factorize(np.array([_resolved(path) for path in paths], dtype=object))
         texts, text_index = _distinct(manifest, "text", text_encoder)
-        images = [Path(path) for path in paths]
+        images = [paths[place] for place in np.unique(same, return_index=True)[1]]
         return cls(images, np.append(same, -1)[image_index], texts, text_index, _are_volumes(manifest.path, images))
 
 

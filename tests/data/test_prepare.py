@@ -4,9 +4,10 @@ import timm.data
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from adaptmed.data.images import prepare
+from adaptmed.data.images import from_bytes, prepare, to_bytes
 from adaptmed.errors import InputError
 from adaptmed.types import Preprocessing
 
@@ -95,3 +96,20 @@ def test_an_extreme_shape_needs_no_extreme_memory():
 def test_bad_shapes(shape):
     with pytest.raises(InputError, match=r"`image`: expected shape \(height, width\)"):
         prepare(np.zeros(shape, np.uint8), Preprocessing((8, 8), HALF, HALF))
+
+
+@given(picture=hnp.arrays(np.uint8, (9, 7, 3)))
+def test_8_bit_pictures_come_back_from_the_input_exactly(picture):
+    facts = Preprocessing((9, 7), *IMAGENET, fit="squash")
+    pixels = prepare(picture, facts)[None]
+    stored = to_bytes(pixels, facts)
+    assert np.array_equal(stored[0].permute(1, 2, 0).numpy(), picture)
+    assert torch.allclose(from_bytes(stored, facts), pixels, rtol=0, atol=1e-6)
+
+
+@given(picture=hnp.arrays(np.float32, (9, 7), elements=st.floats(0, 1, width=32)))
+def test_finer_pictures_come_back_within_half_a_step(picture):
+    facts = Preprocessing((8, 12), *IMAGENET)
+    pixels = prepare(picture, facts)[None]
+    off = (from_bytes(to_bytes(pixels, facts), facts) - pixels).abs().amax((0, 2, 3))
+    assert (off <= 0.5 / 255 / torch.tensor(facts.std) + 1e-5).all()

@@ -12,6 +12,8 @@ from adaptmed.data.images import from_bytes
 from adaptmed.data.volumes import as_grey, read_volume, slices_to_input
 from adaptmed.errors import BankError, InputError
 from adaptmed.tasks.embedding import EmbedOptions, embed, estimate_size
+from adaptmed.tasks.pretrain import pretrain
+from tests.tasks.training import METHOD
 from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder, make_manifest, make_table
 from tests.volume_files import DEPTHS, make_volumes
 
@@ -165,6 +167,15 @@ def test_pictures_beside_volumes_are_refused_by_name_and_count(tmp_path):
     assert not (tmp_path / "bank").exists()
 
 
+def test_a_link_keeps_the_ending_that_says_nifti(tmp_path):
+    table = make_volumes(tmp_path / "data")
+    (tmp_path / "data/3.nii").rename(tmp_path / "blob")
+    (tmp_path / "data/3.nii").symlink_to(tmp_path / "blob")
+    bank = embed(make_manifest(tmp_path / "data", table), PatchEncoder(), None, tmp_path / "bank", options=VOLUMES)
+    assert bank.info.rejected == 0
+    assert len(bank.items_of(3)) == 3
+
+
 def test_a_missing_series_beside_volumes_is_rejected_alone(tmp_path):
     table = make_volumes(tmp_path / "data")
     table.loc[0, "image"] = "gone"
@@ -183,6 +194,12 @@ def test_readers_of_pictures_are_refused(manifest, tmp_path, read):
     bank = embed(manifest, PatchEncoder(), WordEncoder(), tmp_path / "bank", options=VOLUMES)
     with pytest.raises(BankError, match=r"expected a bank of pictures, but got a bank of volumes.*--task segmentation"):
         getattr(bank, read)(np.array([0, 1]))
+
+
+def test_pretraining_on_volumes_is_refused(manifest, tmp_path):
+    bank = embed(manifest, PatchEncoder(), WordEncoder(), tmp_path / "bank", options=VOLUMES)
+    with pytest.raises(BankError, match="expected a bank of pictures, but got a bank of volumes"):
+        pretrain(bank, METHOD, tmp_path / "run", device="cpu")
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal"])
