@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64, Integer
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from adaptmed.data.decoding import times
 from adaptmed.errors import InputError, sentence
@@ -147,23 +146,31 @@ def logits_to_source(
         raise InputError(sentence("logits", expected=expected, got=times(logits.shape[-2:]), fix=fix))
     sides = place(size_px, preprocessing)
     shown = logits[..., sides[0].seen, sides[1].seen].float()
-    (rows, row_inside), (columns, column_inside) = (_share_of_seen(side) for side in sides)
-    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).to(logits.device)
-    flat = shown.flatten(0, -3)[None]
-    sampled = functional.grid_sample(flat, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
-    back = sampled.reshape(*logits.shape[:-2], *size_px)
+    (rows, row_inside), (columns, column_inside) = (_places_in_seen(side) for side in sides)
+    back = _between(_between(shown, rows, dim=-2), columns, dim=-1)
     outside = ~(row_inside[:, None] & column_inside).to(logits.device)
     back[0, ..., outside] = 0.0
     back[1:, ..., outside] = -math.inf
     return back
 
 
-def _share_of_seen(side: Side) -> tuple[Float[Tensor, " source"], Bool[Tensor, " source"]]:
-    """Return where source pixels lie in the part of the window that shows the picture, -1 and 1 being its edges."""
+def _places_in_seen(side: Side) -> tuple[Float[Tensor, " source"], Bool[Tensor, " source"]]:
+    """Return where source pixels lie in the part of the window that shows the picture, from its first centre on."""
     place, inside = side.from_source()
     length = side.seen.stop - side.seen.start
-    share = 2 * (place - side.seen.start) / length - 1
+    share = (place - side.seen.start - 0.5).clip(0, length - 1)
     return torch.from_numpy(share).float(), torch.from_numpy(inside)
+
+
+def _between(values: Float[Tensor, "*before"], places: Float[Tensor, " n"], *, dim: int) -> Float[Tensor, "*after"]:
+    """Interpolate linearly along one dimension."""
+    below = places.floor().long()
+    above = (below + 1).clamp(max=values.shape[dim] - 1)
+    share = (places - below).to(values.device)
+    share = share[:, None] if dim == -2 else share
+    return values.index_select(dim, below.to(values.device)).lerp(
+        values.index_select(dim, above.to(values.device)), share
+    )
 
 
 def _shorter_side(size_px: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:

@@ -32,6 +32,21 @@ class Division:
     overlap: int
     known: bool
 
+    @classmethod
+    def of(
+        cls,
+        bank: Bank,
+        train: Int[np.ndarray, " n"],
+        validate: Int[np.ndarray, " v"],
+        test: Int[np.ndarray, " m"],
+        *,
+        before: Iterable[str] | None,
+        overlap: int,
+    ) -> "Division":
+        """Add whom training and validation read to those that were seen before."""
+        read = patient_digest([*patients_of(bank, train), *patients_of(bank, validate)])
+        return cls(train, validate, test, sorted({*(before or ()), *read}), overlap, before is not None)
+
 
 def divide(bank: Bank, *, fraction: float, seed: int, before: Iterable[str] | None, allow_overlap: bool) -> Division:
     """Take the fraction's patients from the train split as a study does, and everybody of the other two.
@@ -48,21 +63,46 @@ def divide(bank: Bank, *, fraction: float, seed: int, before: Iterable[str] | No
         OverlapError: If a patient stands in train and validate, or a test patient was seen.
     """
     train, validate, test = (labelled_rows(bank, split) for split in ("train", "validate", "test"))
-    seen = set(before or ())
-    overlap = require_unseen(bank, with_image(bank, "test"), seen, allow_overlap=allow_overlap)
-    both = set(patients_of(bank, train)) & set(patients_of(bank, validate))
-    if both:
-        expected, got = "no patient in both train and validate", f"{len(both)} such patients"
-        fix = "Run `adaptmed check` on the manifest and mend its split column."
-        raise OverlapError(sentence("split", expected=expected, got=got, fix=fix))
+    judged = with_image(bank, "test")
+    overlap = require_apart(bank, train, validate, judged, before=before, allow_overlap=allow_overlap)
     if len(train):
         train = train[fraction_rows(patients_of(bank, train), labels_of(bank, train), fraction, seed=seed)]
     if not _teaches(labels_of(bank, train)):
         expected, got = "a label with a positive and a negative, or two classes", f"none in {len(train)} images"
         fix = "Take a larger --fraction, or check labels and splits with `adaptmed check`."
         raise InputError(sentence(f"{bank.folder}: train", expected=expected, got=got, fix=fix))
-    seen |= set(patient_digest([*patients_of(bank, train), *patients_of(bank, validate)]))
-    return Division(train, validate, test, sorted(seen), overlap, before is not None)
+    return Division.of(bank, train, validate, test, before=before, overlap=overlap)
+
+
+def require_apart(
+    bank: Bank,
+    train: Int[np.ndarray, " n"],
+    validate: Int[np.ndarray, " v"],
+    judged: Int[np.ndarray, " m"],
+    *,
+    before: Iterable[str] | None,
+    allow_overlap: bool,
+) -> int:
+    """Refuse patients on two sides, and count the test patients that were seen.
+
+    Args:
+        bank: The rows.
+        train: Row numbers.
+        validate: Row numbers.
+        judged: Row numbers of all test images.
+        before: Digests of the patients that were seen in pre-training; ``None`` when nobody knows.
+        allow_overlap: Go on although test patients were seen.
+
+    Raises:
+        OverlapError: If a patient stands in train and validate, or a test patient was seen.
+    """
+    overlap = require_unseen(bank, judged, set(before or ()), allow_overlap=allow_overlap)
+    both = set(patients_of(bank, train)) & set(patients_of(bank, validate))
+    if both:
+        expected, got = "no patient in both train and validate", f"{len(both)} such patients"
+        fix = "Run `adaptmed check` on the manifest and mend its split column."
+        raise OverlapError(sentence("split", expected=expected, got=got, fix=fix))
+    return overlap
 
 
 def _teaches(labels: Shaped[np.ndarray, "n *label"]) -> bool:

@@ -1,7 +1,6 @@
 """The training inside fine-tuned classification: settings and the Lightning module."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from adaptmed.objectives.supervised import masked_bce, masked_cross_entropy
 from adaptmed.tasks.image_classifier import ImageClassifier, Inputs
 from adaptmed.tasks.labelled_batches import Batches, LabelledImages
 from adaptmed.tasks.pretraining import learning_rate_factor, parameter_groups, step_seed
-from adaptmed.tasks.quiet import quiet_lightning
+from adaptmed.tasks.trainer import bare_trainer, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +174,7 @@ def fit(task: Finetuning, images: LabelledImages, device: str) -> None:
         NonFiniteLossError: A loss became NaN or infinite.
     """
     trainer = _trainer(task.settings, device)
-    _whole(trainer, lambda: trainer.fit(task.train(), shuffled(task, images, trainer)))
+    whole(trainer, lambda: trainer.fit(task.train(), shuffled(task, images, trainer)))
     task.cpu().eval()
 
 
@@ -205,35 +204,11 @@ def predict(task: Finetuning, images: LabelledImages, device: str) -> Float[Tens
     if not images.count:
         return torch.zeros(0, 0)
     trainer = _trainer(task.settings, device)
-    found = _whole(trainer, lambda: trainer.predict(task.eval(), in_order(task, images)))
+    found = whole(trainer, lambda: trainer.predict(task.eval(), in_order(task, images)))
     task.cpu()
     return torch.cat(found)
 
 
 def _trainer(settings: FinetuneSettings, device: str) -> lightning.Trainer:
-    """A trainer that writes nothing."""
-    with quiet_lightning():
-        return lightning.Trainer(
-            accelerator=device,
-            devices=1,
-            precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
-            max_epochs=settings.epochs,
-            gradient_clip_val=settings.clip,
-            accumulate_grad_batches=settings.accumulate,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-
-
-def _whole(trainer: lightning.Trainer, work: Callable[[], Any]) -> Any:
-    """Run to the end; Ctrl-C comes out as itself, not as what Lightning makes of it."""
-    with quiet_lightning():
-        try:
-            done = work()
-        except SystemExit as stop:
-            raise KeyboardInterrupt from stop
-    if not trainer.state.finished:
-        raise KeyboardInterrupt
-    return done
+    epochs, clip, accumulate = settings.epochs, settings.clip, settings.accumulate
+    return bare_trainer(device, settings.precision, epochs=epochs, clip=clip, accumulate=accumulate)

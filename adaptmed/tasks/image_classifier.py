@@ -58,16 +58,18 @@ class ImageClassifier(nn.Module):
         return self
 
 
-def trainable_fusion(fusion: Fusion, tokens: Tokens) -> Fusion:
-    """Copy a fusion; of the copy only the parameters that embedding an image reads can be trained.
+def trainable_fusion(fusion: Fusion, tokens: Tokens, *, fused: bool = False) -> Fusion:
+    """Copy a fusion; of the copy only the parameters that reading an image alone needs can be trained.
 
     Args:
         fusion: Never changed.
         tokens: Any image Tokens it takes.
+        fused: Whether its fused Tokens are what is read (by a decoder), instead of its embedding.
     """
     copy = deepcopy(fusion).requires_grad_(True).eval()
-    device = next(copy.parameters()).device
-    _train_used(copy, image_features(copy, tokens.to(device), EMBEDDING))
+    tokens = tokens.to(next(copy.parameters()).device)
+    image = copy(tokens).image if fused else None
+    _train_used(copy, image_features(copy, tokens, EMBEDDING) if image is None else image.values)
     return copy
 
 

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import cpu_count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from adaptmed.bank import Bank
-from adaptmed.bank.files import sha256_of
 from adaptmed.bank.layout import Layout, arrange_image, arrange_text
 from adaptmed.data.augment import augment
 from adaptmed.data.images import prepare, read_image
 from adaptmed.errors import InputError, sentence
 from adaptmed.frozen import FrozenEncoders
 from adaptmed.lora import LoRA
+from adaptmed.tasks.manifest_files import ManifestFiles
 from adaptmed.types import Batch, Preprocessing
 
 
@@ -107,13 +106,7 @@ class PixelReader:
     """
 
     def __init__(self, bank: Bank, preprocessing: Preprocessing, *, seed: int | None, workers: int) -> None:
-        path = Path(bank.info.manifest)
-        if not path.is_file() or sha256_of(path) != bank.info.manifest_sha256:
-            got = "another table now" if path.is_file() else "nothing there"
-            fix = "LoRA in the loop reads the images again: put the table back, or embed the new one."
-            raise InputError(sentence(str(path), expected="the table the bank was made of", got=got, fix=fix))
-        self.names = bank.rows["image"].astype(str).to_numpy(object)
-        self.root, self.preprocessing, self.seed = path.parent, preprocessing, seed
+        self.files, self.preprocessing, self.seed = ManifestFiles.of(bank), preprocessing, seed
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="adaptmed-pixels")
 
     def __call__(self, rows: NDArray[np.int64], epoch: int) -> Float[Tensor, "batch 3 height width_px"]:
@@ -121,7 +114,7 @@ class PixelReader:
         return torch.stack(list(self.pool.map(partial(self._one, epoch=epoch), rows.tolist())))
 
     def _one(self, row: int, *, epoch: int) -> Float[Tensor, "3 height width_px"]:
-        pixels = prepare(read_image(self.root / self.names[row]), self.preprocessing)
+        pixels = prepare(read_image(self.files.image(row)), self.preprocessing)
         if self.seed is None:
             return pixels
         draw = np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0]

@@ -140,3 +140,46 @@ def fit_or_resume(
 def _reason(trainer: lightning.Trainer) -> KeyboardInterrupt:
     asked = [callback.asked for callback in trainer.callbacks if isinstance(callback, StopOnSigterm)]  # type: ignore[attr-defined]
     return TerminatedError() if any(asked) else KeyboardInterrupt()
+
+
+def bare_trainer(
+    device: str, precision: Precision, *, epochs: int, clip: float, accumulate: int = 1
+) -> lightning.Trainer:
+    """Build a Trainer that writes and shows nothing, for what is trained inside a cell of a study.
+
+    Args:
+        device: Lightning's accelerator.
+        precision: Of the forward pass; weights stay in fp32.
+        epochs: Passes over its batches.
+        clip: Largest gradient norm.
+        accumulate: Batches whose gradients make one step.
+    """
+    with quiet_lightning():
+        return lightning.Trainer(
+            accelerator=device,
+            devices=1,
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+            max_epochs=epochs,
+            gradient_clip_val=clip,
+            accumulate_grad_batches=accumulate,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+
+def whole(trainer: lightning.Trainer, work: Callable[[], Any]) -> Any:
+    """Run a trainer's work to its end; Ctrl-C comes out as itself, not as what Lightning makes of it.
+
+    Raises:
+        KeyboardInterrupt: The user stopped it.
+    """
+    with quiet_lightning():
+        try:
+            done = work()
+        except SystemExit as stop:
+            raise KeyboardInterrupt from stop
+    if not trainer.state.finished:
+        raise KeyboardInterrupt
+    return done
