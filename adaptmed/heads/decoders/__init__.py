@@ -21,6 +21,7 @@ from adaptmed.heads.decoders.config import (
     ImageConcatConfig,
     UnetConfig,
     UnetrConfig,
+    decoder_config,
     from_json,
     to_json,
 )
@@ -28,14 +29,23 @@ from adaptmed.heads.decoders.dpt import DptDecoder
 from adaptmed.heads.decoders.image_concat import ImageConcatDecoder
 from adaptmed.heads.decoders.maps import grid_map, stack_slices
 from adaptmed.heads.decoders.pairs import NEEDS, EncoderKind, check_decoder, encoder_kind
+from adaptmed.heads.decoders.scratch import ScratchUnet
 from adaptmed.heads.decoders.unet import UnetDecoder
 from adaptmed.heads.decoders.unetr import UnetrDecoder
 
 __all__ = ["NEEDS", "DecoderConfig", "DptConfig", "DptDecoder", "EncoderKind", "ImageConcatConfig"]
-__all__ += ["ImageConcatDecoder", "UnetConfig", "UnetDecoder", "UnetrConfig", "UnetrDecoder", "build_decoder"]
-__all__ += ["check_decoder", "encoder_kind", "from_json", "grid_map", "stack_slices", "to_json"]
+__all__ += [
+    "ImageConcatDecoder",
+    "ScratchUnet",
+    "UnetConfig",
+    "UnetDecoder",
+    "UnetrConfig",
+    "UnetrDecoder",
+    "build_decoder",
+]
+__all__ += ["check_decoder", "decoder_config", "encoder_kind", "from_json", "grid_map", "stack_slices", "to_json"]
 
-Decoder = ImageConcatDecoder | DptDecoder | UnetrDecoder | UnetDecoder
+Decoder = ImageConcatDecoder | DptDecoder | UnetrDecoder | UnetDecoder | ScratchUnet
 
 
 def build_decoder(config: DecoderConfig) -> Decoder:

@@ -1,6 +1,6 @@
 """What a decoder is made of, as plain values that a JSON file can hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -109,6 +109,40 @@ DecoderConfig = ImageConcatConfig | DptConfig | UnetrConfig | UnetConfig
 CONFIGS: Mapping[str, type[DecoderConfig]] = {
     config.kind: config for config in (ImageConcatConfig, DptConfig, UnetrConfig, UnetConfig)
 }
+
+
+def decoder_config(
+    kind: str,
+    *,
+    tap_widths: Sequence[int],
+    fused_width: int,
+    classes: int,
+    spatial_dims: int = 2,
+    channels: int | None = None,
+) -> DecoderConfig:
+    """Return the configuration of a decoder for what an encoder gives.
+
+    Args:
+        kind: Kind of the decoder.
+        tap_widths: Channels of the taps, shallow to deep, the deepest left out; not read by ``image-concat``.
+        fused_width: Channels of the fused grid, which takes the place of the deepest tap.
+        classes: Logits per pixel.
+        spatial_dims: 2 for images, 3 for volumes.
+        channels: Channels at the input's size; ``None`` is the decoder's default.
+
+    Raises:
+        InputError: The kind is unknown, or reads taps and there are none.
+
+    Example:
+        >>> decoder_config("dpt", tap_widths=(12, 12), fused_width=8, classes=2).widths
+        (12, 12, 8)
+    """
+    chosen = {} if channels is None else {"channels": channels}
+    widths = [fused_width] if kind == "image-concat" else [*tap_widths, fused_width]
+    if kind not in CONFIGS:
+        expected, fix = f"one of {', '.join(CONFIGS)}", "Check the spelling."
+        raise InputError(sentence("decoder", expected=expected, got=repr(kind), fix=fix))
+    return CONFIGS[kind](widths=tuple(widths), classes=classes, spatial_dims=spatial_dims, **chosen)
 
 
 def to_json(config: DecoderConfig) -> dict[str, Any]:
