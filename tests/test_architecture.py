@@ -37,7 +37,7 @@ DOORS = {
         "data/*",
         "metrics/segmentation.py",
         "objectives/overlap.py",
-        "tasks/segmentation.py",
+        "tasks/segmentation/*",
         "tasks/sliding.py",
     ],
     "pydicom": ["data/*"],

@@ -1,0 +1,250 @@
+"""The masks of a bank's rows: every file opened once, checked against its image, laid out as the encoder sees it."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from os import cpu_count
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adaptmed.bank import Bank, prefetched
+from adaptmed.data.fitting import mask_to_input
+from adaptmed.data.grids import Plane
+from adaptmed.data.images import read_image
+from adaptmed.data.mask_labels import BACKGROUND, labels_of, refuse_other_values, values_in
+from adaptmed.data.masks import Mask, read_mask, refuse_other_geometry
+from adaptmed.data.volumes import Volume, read_volume
+from adaptmed.errors import InputError, sentence
+from adaptmed.tasks.labelled import with_image
+from adaptmed.tasks.manifest_files import ManifestFiles
+from adaptmed.tasks.run_folder import write_text_whole
+
+FACTS, LAID, REJECTS = "masks.json", "masks.npy", "rejects.jsonl"
+NOT_LABELLED = -1
+_NONE = 65535  # as stored: padding
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """The usable masks of a bank.
+
+    Attributes:
+        bank: The rows.
+        files: Where images and masks stand.
+        labels: Value in the files → name, 0 (background) first; the classes of a decoder in this order.
+        values: Row number → the values in its mask, for every usable mask.
+        rejects: Rows whose mask cannot be used: ``row``, ``mask``, ``reason``.
+        laid: Masks at the encoder's input size, one plane per picture or slice, memory-mapped; 65535 is padding.
+        first: Row number → its first plane, for rows that are laid out.
+    """
+
+    bank: Bank
+    files: ManifestFiles
+    labels: Mapping[int, str]
+    values: Mapping[int, tuple[int, ...]]
+    rejects: Sequence[Mapping[str, str]]
+    laid: NDArray[np.uint16]
+    first: Mapping[int, int]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the foreground classes, class 1 first."""
+        return tuple(name for value, name in self.labels.items() if value)
+
+    def rows(self, split: str) -> Int[np.ndarray, " n"]:
+        """Row numbers of a split that have a usable mask."""
+        rows = self.bank.subset(split)
+        return rows[[row in self.values for row in rows.tolist()]]
+
+    def present(self, rows: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n label"]:
+        """Which of the foreground classes stand in the masks of rows, as drawn."""
+        values = [value for value in self.labels if value]
+        found = [[value in self.values[row] for value in values] for row in rows.tolist()]
+        return np.array(found, dtype=bool).reshape(len(rows), len(values))
+
+    def planes(self, row: int, offsets: Int[np.ndarray, " n"]) -> Int[Tensor, "n height width_px"]:
+        """Class numbers of a row's planes (slices, or the one picture), -1 at padding."""
+        stored = self.laid[self.first[row] + offsets]
+        return torch.from_numpy(self._classes[stored].astype(np.int64))
+
+    def source(self, row: int) -> Mask:
+        """Read a mask again, as it was drawn."""
+        return _read(self.files, self.bank, row, dict(self.labels))
+
+    @cached_property
+    def _classes(self) -> NDArray[np.int16]:
+        table = np.full(_NONE + 1, NOT_LABELLED, dtype=np.int16)
+        table[list(self.labels)] = np.arange(len(self.labels))
+        return table
+
+
+def find_masks(
+    bank: Bank,
+    folder: Path,
+    *,
+    labels: Mapping[int, str] | None = None,
+    splits: Sequence[str] = ("train", "validate"),
+    progress: Progress = lambda *_: None,
+) -> Masks:
+    """Open the mask of every row that has one, and lay out those that training reads.
+
+    A mask that cannot be used costs its own row and no other: it is listed in ``rejects.jsonl``. What was found is kept
+    in the folder and taken up by the next call with the same bank and labels.
+
+    Args:
+        bank: With image Tokens; its manifest and the files that this names must still be there.
+        folder: Where ``masks.npy``, ``masks.json`` and ``rejects.jsonl`` are kept: about two bytes per pixel of input.
+        labels: Value → name of what may stand in masks; ``None`` takes every value in the masks of ``train``.
+        splits: Those whose masks are laid out.
+        progress: Called with what is being done, masks done and all masks.
+
+    Raises:
+        InputError: No row has a mask, or no mask of ``train`` is usable or holds anything but background.
+    """
+    files = ManifestFiles.of(bank)
+    rows = _rows_with_masks(bank)
+    key = _key(bank, labels, splits)
+    facts = _kept(folder, key)
+    if facts is None:
+        facts = {"key": key} | _lay_out(bank, files, rows, folder, labels, splits, progress)
+        write_text_whole(folder / REJECTS, "".join(json.dumps(reject) + "\n" for reject in facts["rejects"]))
+        write_text_whole(folder / FACTS, json.dumps(facts) + "\n")
+    values = {int(row): tuple(found) for row, found in facts["values"].items()}
+    train = [values[row] for row in bank.subset("train").tolist() if row in values]
+    _require_some(bank, train, facts["rejects"])
+    known = labels_of(value for found in train for value in found) if labels is None else {0: BACKGROUND, **labels}
+    if labels is not None:
+        labels_of(value for found in train for value in found)
+    values, others = _within(bank, values, known)
+    laid = np.load(folder / LAID, mmap_mode="r")
+    first = {int(row): number for row, number in facts["first"].items()}
+    return Masks(bank, files, dict(sorted(known.items())), values, [*facts["rejects"], *others], laid, first)
+
+
+def _rows_with_masks(bank: Bank) -> list[int]:
+    """Numbers of the rows that have an image and name a mask."""
+    names = bank.rows["mask"].astype(str).to_numpy(object) if "mask" in bank.rows else np.array([])
+    found = (
+        [row for split in ("train", "validate", "test") for row in with_image(bank, split) if names[row]]
+        if len(names)
+        else []
+    )
+    if not found:
+        fix = "Add a column `mask` (PNG or NIfTI files) to the table, and run `adaptmed embed` again."
+        raise InputError(sentence(str(bank.folder), expected="rows with an image and a mask", got="none", fix=fix))
+    return sorted(int(row) for row in found)
+
+
+def _lay_out(
+    bank: Bank,
+    files: ManifestFiles,
+    rows: Sequence[int],
+    folder: Path,
+    labels: Mapping[int, str] | None,
+    splits: Sequence[str],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Read every mask, write the planes of those that training reads, and say what was found."""
+    images = bank.info.images
+    assert images is not None  # these rows have images
+    wanted = {int(row) for split in splits for row in bank.subset(split)}
+    starts, total = {}, 0
+    for row in rows:
+        if row in wanted:
+            starts[row] = total
+            total += len(bank.items_of(row))
+    folder.mkdir(parents=True, exist_ok=True)
+    size = images.preprocessing.image_size_px
+    laid = np.lib.format.open_memmap(folder / LAID, mode="w+", dtype=np.uint16, shape=(max(1, total), *size))
+    values: dict[int, tuple[int, ...]] = {}
+    rejects: list[dict[str, str]] = []
+    read = partial(_read_or_reason, files, bank, labels=labels)
+    with closing(prefetched(read, rows, workers=min(8, cpu_count() or 1), ahead=8)) as masks:
+        for done, (row, mask) in enumerate(zip(rows, masks, strict=True), start=1):
+            progress("masks", done, len(rows))
+            if isinstance(mask, str):
+                rejects.append(_reject(bank, row, mask))
+                continue
+            values[row] = values_in(mask.values)
+            if row in starts:
+                planes = mask_to_input(mask.values, images.preprocessing).numpy()
+                planes = np.where(planes == NOT_LABELLED, _NONE, planes).astype(np.uint16).reshape(-1, *size)
+                laid[starts[row] : starts[row] + len(planes)] = planes
+    laid.flush()
+    return {"values": values, "rejects": rejects, "first": {row: starts[row] for row in starts if row in values}}
+
+
+def _read(files: ManifestFiles, bank: Bank, row: int, labels: Mapping[int, str] | None) -> Mask:
+    """Read the mask of a row and check it against its image."""
+    images = bank.info.images
+    assert images is not None
+    path, plane = files.image(row), cast(Plane, images.plane or "axial")
+    image: NDArray[Any] | Volume = read_volume(path, plane) if images.plane else read_image(path)
+    mask = read_mask(files.mask(row), labels, plane=plane)
+    refuse_other_geometry(mask, image, path.name)
+    if _NONE in values_in(mask.values):
+        refuse_other_values(str(mask.source), (_NONE,), dict.fromkeys(range(_NONE), ""))
+    return mask
+
+
+def _read_or_reason(files: ManifestFiles, bank: Bank, row: int, *, labels: Mapping[int, str] | None) -> Mask | str:
+    try:
+        mask = _read(files, bank, row, labels)
+    except InputError as error:
+        return str(error)
+    planes = mask.values.shape[0] if mask.values.ndim == 3 else 1
+    if planes != len(bank.items_of(row)):
+        return f"expected {len(bank.items_of(row))} slices, as were embedded, but got {planes}. Embed the table again."
+    return mask
+
+
+def _reject(bank: Bank, row: int, reason: str) -> dict[str, str]:
+    return {"row": str(bank.rows["row"].iloc[row]), "mask": str(bank.rows["mask"].iloc[row]), "reason": reason}
+
+
+def _require_some(bank: Bank, train: Sequence[tuple[int, ...]], rejects: Sequence[Mapping[str, str]]) -> None:
+    if not train:
+        first = f"; the first of {len(rejects)} rejects: {rejects[0]['reason']}" if rejects else ""
+        fix = "Check the table with `adaptmed check`."
+        expected = "usable masks in the split train"
+        raise InputError(sentence(str(bank.folder), expected=expected, got=f"none{first}", fix=fix))
+
+
+def _within(
+    bank: Bank, values: Mapping[int, tuple[int, ...]], labels: Mapping[int, str]
+) -> tuple[dict[int, tuple[int, ...]], list[dict[str, str]]]:
+    """Leave out masks of other splits with values that no training mask holds."""
+    kept: dict[int, tuple[int, ...]] = {}
+    rejects = []
+    for row, found in values.items():
+        try:
+            refuse_other_values("mask", found, labels)
+            kept[row] = found
+        except InputError as error:
+            rejects.append(_reject(bank, row, str(error)))
+    return kept, rejects
+
+
+def _key(bank: Bank, labels: Mapping[int, str] | None, splits: Sequence[str]) -> dict[str, Any]:
+    images = bank.info.images
+    assert images is not None
+    named = None if labels is None else {str(value): name for value, name in labels.items()}
+    facts = {"rows": bank.info.rows_file_sha256, "inputs": asdict(images.preprocessing), "plane": images.plane}
+    return json.loads(json.dumps({**facts, "labels": named, "splits": list(splits)}))
+
+
+def _kept(folder: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an earlier call has found; ``None`` when it asked for something else, or there was none."""
+    if not ((folder / FACTS).exists() and (folder / LAID).exists()):
+        return None
+    facts = json.loads((folder / FACTS).read_text())
+    return facts if facts["key"] == key else None

@@ -1,0 +1,149 @@
+"""From what a bank holds to logits: fusion, or the encoder before it, and a decoder on top."""
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adaptmed.bank.layout import Layout, arrange_image
+from adaptmed.errors import InputError, sentence
+from adaptmed.fusion import Fusion
+from adaptmed.heads.decoders import Decoder, grid_map, stack_slices
+from adaptmed.types import ImageEncoder, Tokens
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Pictures, or windows of equally many slices of volumes, one behind another.
+
+    Attributes:
+        size: ``(height, width)`` of the encoder's input.
+        depth: Slices of a window; ``None`` for pictures.
+        tokens: Of the encoder, of every picture or slice; ``None`` where it runs in the loop or nothing reads them.
+        taps: Feature maps of the encoder, shallow to deep, the deepest left out; empty where nothing reads them.
+        pixels: Normalised pictures or slices; ``None`` where nothing reads them.
+    """
+
+    size: tuple[int, int]
+    depth: int | None = None
+    tokens: Tokens | None = None
+    taps: tuple[Float[Tensor, "n _channel _row _column"], ...] = ()
+    pixels: Float[Tensor, "n 3 height width_px"] | None = None
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same windows on another device."""
+        return replace(
+            self,
+            tokens=None if self.tokens is None else self.tokens.to(device),
+            taps=tuple(tap.to(device) for tap in self.taps),
+            pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=True),
+        )
+
+
+class Segmenter(nn.Module):
+    """A decoder on frozen features; parts in which nothing trains stay as they are.
+
+    Images are read alone: no text reaches the fusion, so that a mask cannot lean on a report.
+
+    Args:
+        decoder: Maps to logits.
+        fusion: Turns image Tokens into fused ones; ``None`` decodes the encoder's own.
+        encoder: In the loop, when it has LoRA that trains; ``None`` when the windows hold its Tokens.
+        taps: Taps to ask of that encoder, the deepest counted; 0 for none.
+        layout: How that encoder's Tokens are laid out.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        fusion: Fusion | None = None,
+        encoder: ImageEncoder | None = None,
+        taps: int = 0,
+        layout: str = "all",
+    ) -> None:
+        super().__init__()
+        self.decoder, self.fusion, self.encoder, self.taps = decoder, fusion, encoder, taps
+        self.layout = Layout.parse(layout)
+
+    def forward(self, windows: Windows) -> Float[Tensor, "batch class *size"]:
+        """Return logits in fp32 at the size of the encoder's input; volumes have their slices before the rows."""
+        pixels, size = windows.pixels, windows.size
+        if pixels is not None and windows.depth is not None:
+            pixels = stack_slices(pixels, windows.depth)
+        sides = size if windows.depth is None else (windows.depth, *size)
+        return self.decoder(self.maps(windows), sides, pixels).float()
+
+    def maps(self, windows: Windows) -> list[Float[Tensor, "batch _channel *_grid"]]:
+        """Return the feature maps the decoder reads: taps, and last the fused grid."""
+        tokens, taps = windows.tokens, windows.taps
+        if self.encoder is not None:
+            tokens, taps = self._encode(windows)
+        maps = list(taps)
+        if tokens is not None:
+            fused = self._fuse(tokens)
+            if fused.grid is None:
+                expected, fix = "a fusion that keeps the grid of tokens", "Use an adaptor that is not --faithful."
+                raise InputError(sentence("fusion", expected=expected, got="one token per image", fix=fix))
+            maps.append(grid_map(fused.values, fused.grid, prefix=fused.prefix))
+        return maps if windows.depth is None else [stack_slices(values, windows.depth) for values in maps]
+
+    def train(self, mode: bool = True) -> "Segmenter":
+        """Switch dropout on or off; a frozen fusion has none in training either."""
+        super().train(mode)
+        if self.fusion is not None and not _trains(self.fusion):
+            self.fusion.eval()
+        return self
+
+    def _fuse(self, tokens: Tokens) -> Tokens:
+        if self.fusion is None:
+            return tokens
+        graph = nullcontext() if _trains(self.fusion) or self.encoder is not None else torch.no_grad()
+        with graph:
+            fused = self.fusion(tokens).image
+        assert fused is not None  # an image was given
+        return fused
+
+    def _encode(self, windows: Windows) -> tuple[Tokens, tuple[Tensor, ...]]:
+        assert self.encoder is not None
+        assert windows.pixels is not None  # whoever gives an encoder reads pixels
+        taps = tuple(self.encoder.taps(windows.pixels, self.taps)[:-1]) if self.taps else ()
+        return arrange_image(self.encoder(windows.pixels), self.layout), taps
+
+
+def fit_entrance(model: Segmenter, parts: Iterable[Windows]) -> None:
+    """Fit the statistics by which the decoder standardises its maps, on training windows.
+
+    A decoder without such an entrance (a U-Net from scratch) is left alone.
+
+    Args:
+        model: Its maps are computed as they are now.
+        parts: Windows, a batch at a time.
+    """
+    enter = getattr(model.decoder, "enter", None)
+    if enter is None:
+        return
+    moments: list[list[Tensor]] = []
+    with torch.inference_mode():
+        for part in parts:
+            moments.append([_moments(values) for values in model.maps(part)])
+    statistics = []
+    for of_map in zip(*moments, strict=True):
+        count, total, squares = (sum(moment[k] for moment in of_map) for k in range(3))
+        mean = total / count
+        statistics.append((mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()))
+    enter.fit(statistics)
+
+
+def _moments(values: Float[Tensor, "batch channel *grid"]) -> Float[Tensor, "3 channel"]:
+    """Count, sum and sum of squares per channel."""
+    flat = values.double().transpose(0, 1).flatten(1)
+    return torch.stack([torch.full_like(flat[:, 0], flat.shape[1]), flat.sum(1), flat.square().sum(1)])
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())

@@ -1,0 +1,94 @@
+"""How a decoder is trained: fixed numbers of steps, so that every arm of a study gets the same."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from adaptmed.errors import InputError, sentence
+from adaptmed.heads.decoders import NEEDS
+from adaptmed.heads.decoders.config import Kind
+from adaptmed.objectives.overlap import dice_cross_entropy, dice_focal, paper_dice_focal
+
+Loss = Literal["dice-cross-entropy", "dice-focal", "paper"]
+LOSSES: Mapping[Loss, Callable[[Tensor, Tensor], Tensor]] = {
+    "dice-cross-entropy": lambda logits, mask: dice_cross_entropy(logits, mask, pooled=True),
+    "dice-focal": lambda logits, mask: dice_focal(logits, mask, pooled=True),
+    "paper": paper_dice_focal,
+}
+"""Dice is taken over the whole batch: in a single image most labels are empty, and empty Dice teaches nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationSettings:
+    """How a decoder is trained, and what is trained under it.
+
+    Attributes:
+        decoder: Which decoder, see ``adaptmed.heads.decoders``.
+        channels: Its channels at the input's size; ``None`` is its default.
+        loss: Dice with cross-entropy, Dice with focal loss, or the Adaptor paper's 10 focal − log Dice.
+        steps: Optimiser steps, the same for every fraction; rounded up to a multiple of ``validations``.
+        validations: How often the validate split is looked at, evenly spread; only where there is one to look at.
+        batch_size: Pictures per step, or slices of volumes; fewer where the fraction has fewer.
+        window_slices: Slices of a window of a volume, in training and in prediction.
+        overlap: Share of a window that the next one covers again in prediction.
+        learning_rate: Peak rate of the decoder.
+        fusion_learning_rate: Peak rate of the fusion, where it is trained.
+        encoder_learning_rate: Peak rate of LoRA, where the encoder is in the loop.
+        weight_decay: On matrices and kernels of decoder and fusion.
+        warmup_share: Share of the steps over which the rates rise; they then fall as a cosine to 0.
+        clip: Largest gradient norm.
+        precision: Of the forward pass; weights stay in fp32, the loss is computed in fp32.
+
+    Raises:
+        InputError: A value is unknown or out of range.
+    """
+
+    decoder: Kind = "image-concat"
+    channels: int | None = None
+    loss: Loss = "dice-cross-entropy"
+    steps: int = 300
+    validations: int = 6
+    batch_size: int = 8
+    window_slices: int = 8
+    overlap: float = 0.5
+    learning_rate: float = 1e-3
+    fusion_learning_rate: float = 3e-4
+    encoder_learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    warmup_share: float = 0.1
+    clip: float = 1.0
+    precision: Literal["fp32", "bf16"] = "bf16"
+
+    def __post_init__(self) -> None:
+        for name, known in (("decoder", NEEDS), ("loss", LOSSES)):
+            value = getattr(self, name)
+            if value not in known:
+                expected = f"one of {', '.join(known)}"
+                raise InputError(sentence(name, expected=expected, got=repr(value), fix="Check the spelling."))
+        for name in ("steps", "validations", "batch_size", "window_slices"):
+            if getattr(self, name) < 1:
+                raise InputError(sentence(name, expected="at least 1", got=getattr(self, name), fix="Raise it."))
+        for name in ("learning_rate", "fusion_learning_rate", "encoder_learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                got, fix = getattr(self, name), "Try 1e-3."
+                raise InputError(sentence(name, expected="a finite number above 0", got=got, fix=fix))
+        if not 0 <= self.overlap < 1:
+            raise InputError(sentence("overlap", expected="a share in [0, 1)", got=self.overlap, fix="Try 0.5."))
+
+    @property
+    def rounds(self) -> int:
+        """Looks at the validate split, at most one per step."""
+        return min(self.validations, self.steps)
+
+    @property
+    def steps_per_round(self) -> int:
+        """Steps between two looks at the validate split."""
+        return -(-self.steps // self.rounds)
+
+    @property
+    def windows_per_batch(self) -> int:
+        """Windows of volumes per step."""
+        return max(1, self.batch_size // self.window_slices)
