@@ -19,10 +19,10 @@ def cell_path(out: Path, subject: str, arm: str, fraction: float, seed: int) -> 
 
 def write_cell(path: Path, cell: Cell) -> None:
     """Write one cell whole or not at all."""
-    facts = {name: value for name, value in vars(cell).items() if name != "probabilities"}
+    facts = {name: value for name, value in vars(cell).items() if name != "values"}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    save_file({"probabilities": np.ascontiguousarray(cell.probabilities)}, part, metadata={"cell": json.dumps(facts)})
+    save_file({"values": np.ascontiguousarray(cell.values)}, part, metadata={"cell": json.dumps(facts)})
     part.replace(path)
 
 
@@ -31,4 +31,4 @@ def read_cell(path: Path) -> Cell | None:
     if not path.exists():
         return None
     with safe_open(path, framework="numpy") as file:
-        return Cell(probabilities=file.get_tensor("probabilities"), **json.loads(file.metadata()["cell"]))
+        return Cell(values=file.get_tensor("values"), **json.loads(file.metadata()["cell"]))

@@ -11,8 +11,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from adaptmed.study.kinds import Kind, kind_of
 from adaptmed.study.plots import Maps, embedding_maps, learning_curves
+from adaptmed.study.segmentation.overlays import Overlay
 from adaptmed.study.tables import (
+    NAMES,
     Row,
     Table,
     arms_by_fraction,
@@ -28,10 +31,6 @@ from adaptmed.study.tables import (
     whole,
     zero_shot_table,
 )
-
-PRIMARY = "auroc"
-SECONDARY = ("balanced_accuracy", "accuracy", "average_precision")
-BASELINES = ("frozen", "adaptor-untrained")
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,8 @@ def write_report(
     results: Mapping[str, Any],
     maps: Maps | None = None,
     retrieval_examples: Sequence[RetrievalExample] = (),
+    overlays: Sequence[Overlay] = (),
+    colours: Mapping[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
     no_examples: bool = False,
 ) -> None:
@@ -82,6 +83,8 @@ def write_report(
         results: ``records``, ``summaries``, ``comparisons``, ``retrieval``, ``zero_shot``, ``settings``; any may miss.
         maps: 2-D places of test embeddings before and after.
         retrieval_examples: Left out with ``no_examples``.
+        overlays: Images with truth and predictions; left out with ``no_examples``.
+        colours: Label → its colour in them.
         facts: What the numbers rest on; values may be dictionaries, then their key is a heading. ``title`` names the
             page and ``cautions`` lists sentences that a reader must know.
         no_examples: Show no image and no report text; without it the page is marked "contains data, do not share".
@@ -89,18 +92,23 @@ def write_report(
     path, facts = Path(path), dict(facts or {})
     summaries, comparisons = list(results.get("summaries") or ()), list(results.get("comparisons") or ())
     title, cautions = facts.pop("title", "Study report"), list(facts.pop("cautions", ()))
+    kind = kind_of(summaries)
     folder = FileSystemLoader(Path(__file__).parent)
     page = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = page.get_template("report.html").render(
         title=title,
         headlines=headlines(summaries, comparisons),
         private=not no_examples,
-        panels=_panels(summaries, comparisons, leak_mark(results)),
-        grids=_grids(summaries),
+        kind=kind,
+        metric=NAMES[kind.primary],
+        panels=_panels(summaries, comparisons, kind, leak_mark(results)),
+        grids=_grids(summaries, kind),
         others=_others(results),
         maps=None if maps is None else embedding_maps(maps),
         map_titles=None if maps is None else maps.titles,
         examples=[] if no_examples else [_example(example) for example in retrieval_examples],
+        overlays=[] if no_examples else [_overlay(overlay) for overlay in overlays],
+        colours=dict(colours or {}),
         cautions=[*cautions, *_cautions(results, summaries)],
         facts=_sections({**facts, "settings": results.get("settings") or {}}),
     )
@@ -120,8 +128,9 @@ def headlines(summaries: Sequence[Row], comparisons: Sequence[Row]) -> list[str]
         >>> headlines([{**row, "value": 0.87}, {**row, "arm": "frozen", "value": 0.81}], [gap])
         ['At 1\xa0% labels the adaptor reaches 0.87 mean AUROC, +0.06 [0.04, 0.08] over the best baseline (frozen).']
     """
-    rows = [row for row in whole(summaries, PRIMARY) if row.get("value") is not None]
-    gaps = [gap for gap in whole(comparisons, PRIMARY) if gap.get("difference") is not None]
+    primary = kind_of(summaries).primary
+    rows = [row for row in whole(summaries, primary) if row.get("value") is not None]
+    gaps = [gap for gap in whole(comparisons, primary) if gap.get("difference") is not None]
     arms = list(dict.fromkeys(gap["arm"] for gap in gaps))
     if not arms:
         return []
@@ -138,16 +147,15 @@ def headlines(summaries: Sequence[Row], comparisons: Sequence[Row]) -> list[str]
 
 def _sentence(values: Mapping[tuple[str, float], Row], gap: Row) -> str:
     fraction, row = gap["fraction"], values[gap["arm"], gap["fraction"]]
-    metric = "mean AUROC" if row["label"] == "macro" else "AUROC"
+    metric = f"{'mean ' if row['label'] == 'macro' else ''}{NAMES[row['metric']]}"
     size = f"{number(gap['difference'], signed=True, digits=2)} {bounds(gap, digits=2)}".strip()
     verdict = {
         1: f"{size} over the best baseline ({gap['baseline']})",
         -1: f"{size} below the best baseline ({gap['baseline']})",
         0: f"not told apart from the best baseline ({gap['baseline']}; difference {size})",
     }[side(gap)]
-    return (
-        f"At {percent(fraction)} labels the {gap['arm']} reaches {number(row['value'], digits=2)} {metric}, {verdict}."
-    )
+    share = f"{percent(fraction)} {'masks' if row.get('task') == 'segmentation' else 'labels'}"
+    return f"At {share} the {gap['arm']} reaches {number(row['value'], digits=2)} {metric}, {verdict}."
 
 
 def leak_mark(results: Mapping[str, Any]) -> str:
@@ -156,32 +164,42 @@ def leak_mark(results: Mapping[str, Any]) -> str:
     return f" ({seen} test patients were seen in training)" if seen else ""
 
 
-def _panels(summaries: Sequence[Row], comparisons: Sequence[Row], mark: str) -> list[Panel]:
-    places = dict.fromkeys((row.get("dataset"), row.get("encoder")) for row in whole(summaries, PRIMARY))
-    return [_panel(*place, mark, *(_only(rows, *place) for rows in (summaries, comparisons))) for place in places]
+def _panels(summaries: Sequence[Row], comparisons: Sequence[Row], kind: Kind, mark: str) -> list[Panel]:
+    places = dict.fromkeys((row.get("dataset"), row.get("encoder")) for row in whole(summaries, kind.primary))
+    return [
+        _panel(
+            " · ".join(str(part) for part in place if part),
+            kind,
+            mark,
+            _only(summaries, *place),
+            _only(comparisons, *place),
+        )
+        for place in places
+    ]
 
 
-def _panel(dataset: str | None, encoder: str | None, mark: str, summaries: list[Row], comparisons: list[Row]) -> Panel:
+def _panel(title: str, kind: Kind, mark: str, summaries: list[Row], comparisons: list[Row]) -> Panel:
     baselines = list(dict.fromkeys(row["baseline"] for row in comparisons))
-    reference = next((arm for arm in (*BASELINES, *baselines) if arm in baselines), None)
-    rows = whole(summaries, PRIMARY)
+    reference = next((arm for arm in (*kind.baselines, *baselines) if arm in baselines), None)
+    rows = whole(summaries, kind.primary)
     fractions = sorted({row["fraction"] for row in rows})
-    labels = [per_label(summaries, PRIMARY, fraction) for fraction in fractions]
-    main = arms_by_fraction(summaries, comparisons, PRIMARY, reference)
-    axis = "mean AUROC" if rows[0]["label"] == "macro" else "AUROC, one class against the rest"
+    labels = [per_label(summaries, kind.primary, fraction) for fraction in fractions]
+    main = arms_by_fraction(summaries, comparisons, kind.primary, reference)
+    name = NAMES[kind.primary]
+    axis = f"mean {name}" if rows[0]["label"] == "macro" else f"{name}, one class against the rest"
     return Panel(
-        title=" · ".join(str(part) for part in (dataset, encoder) if part),
-        curve=Markup(learning_curves(rows, quiet=BASELINES, ylabel=axis + mark)),
+        title=title,
+        curve=Markup(learning_curves(rows, quiet=kind.baselines, ylabel=axis + mark)),
         main=replace(main, caption=main.caption + mark),
         others=tuple(
             arms_by_fraction(summaries, comparisons, metric, reference)
-            for metric in SECONDARY
-            if whole(summaries, metric)
+            for metric in kind.secondary
+            if any(row["value"] is not None for row in whole(summaries, metric))
         ),
-        differences=differences(comparisons, PRIMARY),
+        differences=differences(comparisons, kind.primary),
         labels=tuple(table for table in labels if table.rows),
         calibration=arms_by_fraction(summaries, comparisons, "ece", reference),
-        cost=cost_table(summaries, PRIMARY),
+        cost=cost_table(summaries, kind.primary),
         reference=reference,
     )
 
@@ -190,15 +208,15 @@ def _only(rows: Sequence[Row], dataset: str | None, encoder: str | None) -> list
     return [row for row in rows if row.get("encoder", encoder) == encoder and row.get("dataset", dataset) == dataset]
 
 
-def _grids(summaries: Sequence[Row]) -> list[Table]:
+def _grids(summaries: Sequence[Row], kind: Kind) -> list[Table]:
     """Tables text encoder × image encoder, when there is more than one pair."""
-    rows = whole(summaries, PRIMARY)
+    rows = whole(summaries, kind.primary)
     if len({row.get("encoder") for row in rows}) < 2:
         return []
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     shown = [arm for arm in ("frozen", "adaptor") if arm in arms] or arms[:2]
     fractions = sorted({row["fraction"] for row in rows})
-    return [backbone_grid(rows, PRIMARY, arm, fraction) for fraction in fractions for arm in shown]
+    return [backbone_grid(rows, kind.primary, arm, fraction) for fraction in fractions for arm in shown]
 
 
 def _others(results: Mapping[str, Any]) -> list[Table]:
@@ -207,15 +225,24 @@ def _others(results: Mapping[str, Any]) -> list[Table]:
 
 
 def _example(example: RetrievalExample) -> dict[str, Any]:
-    image = "data:image/png;base64," + base64.b64encode(example.thumbnail).decode()
+    image = _as_address(example.thumbnail)
     found = list(zip(example.retrieved, example.right, strict=True))
     return {"image": image, "text": example.text, "found": found}
 
 
+def _overlay(overlay: Overlay) -> dict[str, Any]:
+    return {"name": overlay.name, "pictures": {title: _as_address(png) for title, png in overlay.pictures.items()}}
+
+
+def _as_address(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
 def _cautions(results: Mapping[str, Any], summaries: Sequence[Row]) -> list[str]:
     """Say what the numbers cannot bear."""
-    arms, rows = {row["arm"] for row in summaries}, whole(summaries, PRIMARY)
-    missing = [arm for arm in BASELINES if summaries and arm not in arms]
+    kind = kind_of(summaries)
+    arms, rows = {row["arm"] for row in summaries}, whole(summaries, kind.primary)
+    missing = [arm for arm in kind.baselines if summaries and arm not in arms]
     said = [f"The arm {arm} is missing, which every adaptor number should stand beside." for arm in missing]
     few = min((row.get("n_seeds", 0) for row in rows if row.get("value") is not None), default=3)
     if few < 3:

@@ -190,7 +190,7 @@ def cells_of(
                 arm=arm,
                 fraction=fraction,
                 seed=seed,
-                probabilities=outcome.probabilities.astype(np.float64),
+                values=outcome.probabilities.astype(np.float64),
                 reasons=_reasons(rows.truth, outcome),
                 n_train=len(places),
                 n_positive=rows.positives(places),

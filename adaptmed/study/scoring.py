@@ -16,6 +16,8 @@ from adaptmed.metrics.classification import (
     weighted_balanced_accuracy,
     weighted_expected_calibration_error,
 )
+from adaptmed.metrics.segmentation import METRICS as SEGMENTATION
+from adaptmed.metrics.segmentation import weighted_mean
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Cell:
         arm: Name of the contender.
         fraction: Share of the labelled training patients; 0 for zero-shot.
         seed: Seed of training.
-        probabilities: Multi-label: P(label = 1) of each label; multi-class: rows that sum to 1.
+        values: What it is judged by. Multi-label: P(label = 1) of each label; multi-class: rows that sum to 1;
+            segmentation: scores of every test image, label and metric of ``metrics.segmentation``, NaN where undefined.
         reasons: Label -> why it is undefined in this cell (no positive in the fraction, ...); its scores are ignored.
             Multi-class: a class name, which leaves the macro AUROC, or ``"all"``, which leaves every metric undefined.
         n_train: Labelled training items.
@@ -38,7 +41,7 @@ class Cell:
     arm: str
     fraction: float
     seed: int
-    probabilities: Float[np.ndarray, "n_test n_label"]
+    values: Float[np.ndarray, "n_test n_label *metric"]
     reasons: dict[str, str]
     n_train: int
     n_positive: dict[str, int]
@@ -51,15 +54,16 @@ class Truth:
     """What all cells are judged by.
 
     Attributes:
-        kind: ``multilabel`` (a binary task is one label) or ``multiclass``.
-        names: Label or class names.
+        kind: ``multilabel`` (a binary task is one label), ``multiclass`` or ``segmentation``.
+        names: Label or class names; of masks without the background.
         labels: ``(n_test, n_label)`` of 0, 1 and NaN (not labelled); or ``(n_test,)`` class numbers, -1 not labelled.
+            Segmentation: whether each test image holds the label.
         patients: The patient of each test item, the unit of the bootstrap.
         dataset: Name printed in every record.
         encoder: ``"<image encoder> + <text encoder>"``.
     """
 
-    kind: Literal["multilabel", "multiclass"]
+    kind: Literal["multilabel", "multiclass", "segmentation"]
     names: tuple[str, ...]
     labels: Real[np.ndarray, "n_test ..."]
     patients: np.ndarray
@@ -69,7 +73,7 @@ class Truth:
     @property
     def composite(self) -> str:
         """The label under which the whole task is judged: ``macro`` over labels, ``all`` over classes."""
-        return "macro" if self.kind == "multilabel" else "all"
+        return "all" if self.kind == "multiclass" else "macro"
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,16 @@ def score(cell: Cell, truth: Truth, weights: Float[np.ndarray, "one_plus_replica
         weights: How often each test item counts; the first row is all ones.
 
     Returns:
-        Multi-label: every metric of every label. Multi-class: the metrics of the whole under ``"all"``, and the
-        one-versus-rest AUROC of each class, of which `macro` makes the whole.
+        Multi-label and segmentation: every metric of every label. Multi-class: the metrics of the whole under
+        ``"all"``, and the one-versus-rest AUROC of each class, of which `macro` makes the whole.
     """
-    return _multilabel(cell, truth, weights) if truth.kind == "multilabel" else _multiclass(cell, truth, weights)
+    match truth.kind:
+        case "multilabel":
+            return _multilabel(cell, truth, weights)
+        case "multiclass":
+            return _multiclass(cell, truth, weights)
+        case "segmentation":
+            return _segmentation(cell, truth, weights)
 
 
 def macro(scores: Scores, metric: str, names: tuple[str, ...], *, within: Container[str] | None = None) -> Score:
@@ -135,12 +145,15 @@ def check(cell: Cell, truth: Truth) -> None:
     Raises:
         InputError: The shape does not fit, or a probability that counts is not in [0, 1].
     """
-    where = f"probabilities of {cell.arm}, fraction {cell.fraction}, seed {cell.seed}"
-    shape = (len(truth.labels), len(truth.names))
-    if cell.probabilities.shape != shape:
+    masks = truth.kind == "segmentation"
+    where = f"{'scores' if masks else 'probabilities'} of {cell.arm}, fraction {cell.fraction}, seed {cell.seed}"
+    shape = (len(truth.labels), len(truth.names)) + (len(SEGMENTATION),) * masks
+    if cell.values.shape != shape:
         fix = "Predict the whole test split, one column per name."
-        raise InputError(sentence(where, expected=f"shape {shape}", got=cell.probabilities.shape, fix=fix))
-    counted = cell.probabilities[:, [name not in cell.reasons and "all" not in cell.reasons for name in truth.names]]
+        raise InputError(sentence(where, expected=f"shape {shape}", got=cell.values.shape, fix=fix))
+    if masks:
+        return
+    counted = cell.values[:, [name not in cell.reasons and "all" not in cell.reasons for name in truth.names]]
     if not np.all((counted >= 0) & (counted <= 1)):
         got = f"{int((~((counted >= 0) & (counted <= 1))).sum())} others"
         fix = "Apply a sigmoid or softmax, or give the label a reason why it is undefined."
@@ -150,7 +163,7 @@ def check(cell: Cell, truth: Truth) -> None:
 def _multilabel(cell: Cell, truth: Truth, weights: np.ndarray) -> Scores:
     scores: Scores = {}
     for column, name in enumerate(truth.names):
-        said, came = cell.probabilities[:, column], truth.labels[:, column]
+        said, came = cell.values[:, column], truth.labels[:, column]
         reason = cell.reasons.get("all") or cell.reasons.get(name)
         calibration = _score(weighted_expected_calibration_error, said, came, weights, reason or _unlabelled(came))
         scores["ece", name] = _recentred(calibration)
@@ -161,7 +174,7 @@ def _multilabel(cell: Cell, truth: Truth, weights: np.ndarray) -> Scores:
 
 
 def _multiclass(cell: Cell, truth: Truth, weights: np.ndarray) -> Scores:
-    said, came, whole = cell.probabilities, truth.labels, cell.reasons.get("all")
+    said, came, whole = cell.values, truth.labels, cell.reasons.get("all")
     functions: dict[str, Metric] = {
         "accuracy": weighted_accuracy,
         "balanced_accuracy": weighted_balanced_accuracy,
@@ -174,6 +187,19 @@ def _multiclass(cell: Cell, truth: Truth, weights: np.ndarray) -> Scores:
         member = np.where(came >= 0, came == number, np.nan)
         reason = whole or cell.reasons.get(name) or _one_sided(member)
         scores["auroc", name] = _score(weighted_auroc, said[:, number], member, weights, reason)
+    return scores
+
+
+def _segmentation(cell: Cell, truth: Truth, weights: np.ndarray) -> Scores:
+    scores: Scores = {}
+    for number, metric in enumerate(SEGMENTATION):
+        for column, name in enumerate(truth.names):
+            of_images = cell.values[:, column, number]
+            reason = cell.reasons.get("all") or cell.reasons.get(name)
+            if reason is None and np.isnan(of_images).all():
+                reason = f"undefined in every test image: {SEGMENTATION[metric]}"
+            samples = np.full(len(weights), np.nan) if reason else weighted_mean(of_images, weights)
+            scores[metric, name] = Score(samples, reason)
     return scores
 
 

@@ -13,14 +13,18 @@ from jaxtyping import Float, Int
 
 from adaptmed.errors import InputError, sentence
 from adaptmed.metrics.retrieval import weighted_median_rank, weighted_recall
+from adaptmed.metrics.segmentation import METRICS as SEGMENTATION
 from adaptmed.metrics.uncertainty import hierarchical, interval, p_value, patient_weights
 from adaptmed.study.scoring import Cell, Score, Scores, Truth, check, is_defined, macro, score
 
 __all__ = ["Cell", "Judgement", "Truth", "comparisons", "judge", "records", "retrieval_records", "summaries"]
 __all__ += ["write_json"]
 
-MULTILABEL = ("auroc", "average_precision", "ece")
-MULTICLASS = ("accuracy", "balanced_accuracy", "auroc", "ece")
+METRICS = {
+    "multilabel": ("auroc", "average_precision", "ece"),
+    "multiclass": ("accuracy", "balanced_accuracy", "auroc", "ece"),
+    "segmentation": tuple(SEGMENTATION),
+}
 Record = dict[str, Any]
 
 
@@ -82,9 +86,8 @@ class Judgement:
         ]
 
     def _rows(self) -> list[tuple[str, str]]:
-        if self.truth.kind == "multiclass":
-            return [(metric, "all") for metric in MULTICLASS]
-        return [(metric, label) for metric in MULTILABEL for label in (*self.truth.names, "macro")]
+        labels = ("all",) if self.truth.kind == "multiclass" else (*self.truth.names, "macro")
+        return [(metric, label) for metric in METRICS[self.truth.kind] for label in labels]
 
     def _score(self, number: int, metric: str, label: str) -> Score:
         stored = self.scores[number].get((metric, label))

@@ -13,6 +13,10 @@ NAMES = {
     "accuracy": "accuracy",
     "ece": "expected calibration error",
     "median_rank": "median rank",
+    "dice": "Dice over all images",
+    "dice_positives": "Dice on positives",
+    "hd95_mm": "95th percentile of surface distances, mm",
+    "surface_dice": "surface Dice at 2 mm",
 }
 
 
@@ -189,9 +193,9 @@ def _gap(row: Row | None) -> Entry:
 
 
 def _best(rows: Sequence[Row], metric: str) -> set[str]:
-    """Name the arms whose printed value is the best; lower is better for a calibration error."""
+    """Name the arms whose printed value is the best; lower is better for calibration errors and distances."""
     values = {row["arm"]: round(row["value"], 3) for row in rows if row["value"] is not None}
-    target = (min if metric == "ece" else max)(values.values(), default=None)
+    target = (min if metric in ("ece", "hd95_mm") else max)(values.values(), default=None)
     return {arm for arm, value in values.items() if value == target}
 
 

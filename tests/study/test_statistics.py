@@ -62,7 +62,7 @@ def test_records_hold_the_schema_and_the_oracle_values():
     assert all(row["reason"] is None and row["ci_low"] <= row["value"] <= row["ci_high"] for row in rows)
     known = ~np.isnan(truth.labels[:, 1])
     row = pick(rows, arm="adaptor", fraction=0.1, seed=2, metric="auroc", label="nodule")[0]
-    said = pick_cell(cells, "adaptor", 0.1, 2).probabilities[known, 1]
+    said = pick_cell(cells, "adaptor", 0.1, 2).values[known, 1]
     assert row["value"] == pytest.approx(sklearn.metrics.roc_auc_score(truth.labels[known, 1], said))
     assert (row["n_test"], row["n_positive"], row["n_train"]) == (N - 20, 8, 10)
     parts = [pick(rows, arm="adaptor", fraction=0.1, seed=2, metric="auroc", label=name)[0]["value"] for name in NAMES]
@@ -82,7 +82,7 @@ def test_multiclass_records():
         (metric, "all") for metric in ("accuracy", "balanced_accuracy", "auroc", "ece")
     }
     assert all(set(row) == KEYS and row["n_test"] == N - 5 for row in rows)
-    known, said = truth.labels >= 0, cells[0].probabilities
+    known, said = truth.labels >= 0, cells[0].values
     expected = sklearn.metrics.roc_auc_score(truth.labels[known], said[known], multi_class="ovr")
     assert rows[2]["value"] == pytest.approx(expected)
 
@@ -91,7 +91,7 @@ def test_order_of_test_items_and_cells_does_not_matter():
     cells, truth = multilabel(seeds=1)
     truth = replace(truth, patients=np.arange(N))
     order = np.random.default_rng(3).permutation(N)
-    turned = [replace(item, probabilities=item.probabilities[order]) for item in cells[::-1]]
+    turned = [replace(item, values=item.values[order]) for item in cells[::-1]]
     moved = replace(truth, labels=truth.labels[order], patients=truth.patients[order])
     ours, theirs = (
         {(r["arm"], r["fraction"], r["metric"], r["label"]): (r["value"], r["ci_low"]) for r in rows}
@@ -105,7 +105,7 @@ def test_order_of_test_items_and_cells_does_not_matter():
 def test_undefined_is_none_with_a_reason_and_never_nan(tmp_path):
     cells, truth = multilabel(fractions=(0.1,), seeds=2)
     cells[0] = replace(cells[0], reasons={"nodule": "no positive in the fraction"})
-    cells[0].probabilities[:, 1] = np.nan
+    cells[0].values[:, 1] = np.nan
     truth.labels[:, 2] = np.where(truth.labels[:, 2] == 1, np.nan, truth.labels[:, 2])
     judged = judge(cells, truth, replicates=40)
     rows = judged.records()
@@ -231,9 +231,9 @@ def test_bad_cells_are_refused():
     with pytest.raises(InputError, match="each arm, fraction and seed once"):
         judge([cells[0], cells[0]], truth)
     with pytest.raises(InputError, match=r"probabilities of frozen.*shape \(240, 3\)"):
-        judge([replace(cells[0], probabilities=cells[0].probabilities[:9])], truth)
+        judge([replace(cells[0], values=cells[0].values[:9])], truth)
     with pytest.raises(InputError, match=r"numbers in \[0, 1\], but got 720 others.*sigmoid"):
-        judge([replace(cells[0], probabilities=cells[0].probabilities + 2)], truth)
+        judge([replace(cells[0], values=cells[0].values + 2)], truth)
     with pytest.raises(InputError, match=r"one of \['frozen', 'adaptor'\], but got oracle"):
         comparisons(cells, truth, baseline="oracle", replicates=2)
 

@@ -1,0 +1,45 @@
+"""What a report shows of one kind of task: which metric first, and beside which arms."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adaptmed.study.tables import Row
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a report shows of one kind of task.
+
+    Attributes:
+        primary: The metric of the first sentence, the curves and the first table.
+        secondary: Metrics with a table of their own.
+        baselines: Arms that every adaptor number should stand beside.
+        yardsticks: What these are, in a sentence.
+    """
+
+    primary: str
+    secondary: tuple[str, ...]
+    baselines: tuple[str, ...]
+    yardsticks: str
+
+
+LABELS = Kind(
+    primary="auroc",
+    secondary=("balanced_accuracy", "accuracy", "average_precision"),
+    baselines=("frozen", "adaptor-untrained"),
+    yardsticks="The frozen probe and the untrained adaptor are the honest yardsticks: what they reach is not the "
+    "pre-training's doing.",
+)
+MASKS = Kind(
+    primary="dice_positives",
+    secondary=("dice", "hd95_mm", "surface_dice"),
+    baselines=("frozen", "unet", "empty"),
+    yardsticks="The same decoder on the frozen encoder, a U-Net trained from scratch and the empty prediction are the "
+    "honest yardsticks. Dice over all images counts an empty image as 1 when nothing is predicted there, so that "
+    "predicting nothing already reaches the share of empty images; Dice on positives leaves such images out.",
+)
+
+
+def kind_of(summaries: Sequence[Row]) -> Kind:
+    """Tell from the rows what kind of task was studied."""
+    return MASKS if any(row.get("task") == "segmentation" for row in summaries) else LABELS

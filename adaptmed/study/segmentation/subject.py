@@ -1,0 +1,164 @@
+"""One bank under study: its masks, its rows, and the adaptors that were trained on its encoder's Tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from adaptmed.bank import Bank
+from adaptmed.data.splits import fraction_rows
+from adaptmed.errors import InputError, sentence
+from adaptmed.model import Adaptor
+from adaptmed.study.checks import check_labels, check_tuned
+from adaptmed.study.scoring import Truth
+from adaptmed.study.segmentation.settings import SegmentationStudy
+from adaptmed.study.tuned import identity_of, weights_of
+from adaptmed.tasks.labelled import overlap_of, patients_of, require_unseen
+from adaptmed.tasks.run_folder import read_seen
+from adaptmed.tasks.same_tokens import check_tokens
+from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks
+from adaptmed.tasks.segmentation.shapes import check_bank
+
+Run = tuple[Bank, Path]
+"""A bank with the run that was trained on Tokens of its encoders."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a study of segmentation is about.
+
+    Attributes:
+        bank: Tokens and splits.
+        masks: Usable masks of its rows.
+        adaptor: Without encoders in memory; ``None`` leaves its arms out.
+        tuned: The bank that tuned encoders wrote, and their adaptor.
+        train: Row numbers with a mask in ``train``.
+        test: Row numbers with a mask in ``test``.
+        patients: Of ``train``.
+        present: Which labels stand in the masks of ``train``.
+        truth: What cells are judged by.
+        identity: What no other bank, table or adaptor has.
+        overlap: Test patients that a run has seen.
+        seen_known: Whether every run's folder says which patients it was trained on.
+    """
+
+    bank: Bank
+    masks: Masks
+    adaptor: Adaptor | None
+    tuned: tuple[Bank, Adaptor] | None
+    train: Int[np.ndarray, " n"]
+    test: Int[np.ndarray, " m"]
+    patients: Shaped[np.ndarray, " n"]
+    present: Bool[np.ndarray, "n label"]
+    truth: Truth
+    identity: str
+    overlap: int
+    seen_known: bool
+
+    def fraction(self, share: float, seed: int) -> Int[np.ndarray, " k"]:
+        """Places in ``train`` of the patients in a fraction: nested, stratified by what masks hold, for every arm."""
+        return np.flatnonzero(fraction_rows(self.patients, self.present.astype(float), share, seed=seed))
+
+
+def prepare(
+    bank: Bank,
+    run: Path | None,
+    folder: Path,
+    settings: SegmentationStudy,
+    *,
+    tuned: Run | None = None,
+    progress: Progress = lambda *_: None,
+) -> Subject:
+    """Open the masks, check that runs and banks belong together and that no test patient was seen.
+
+    Args:
+        bank: With image Tokens, and rows with masks.
+        run: Run folder of ``adaptmed pretrain``, or a saved adaptor; ``None`` leaves its arms out.
+        folder: Where what is found in the masks is kept.
+        settings: The study's.
+        tuned: The bank of the same rows that tuned encoders wrote, and the run that tuned them.
+        progress: Called with what is being done, what is done of it and the whole.
+
+    Raises:
+        InputError: There are no usable masks, the decoder does not fit the bank, a run was trained on Tokens of other
+            encoders, or labels outside a fraction were read.
+        OverlapError: A test patient was seen by a run, or stands in another split.
+    """
+    check_bank(bank, settings.training.decoder)
+    adaptor = None if run is None else _adaptor(bank, run, settings)
+    beside = None if tuned is None else _tuned(bank, *tuned, settings)
+    runs = _runs(run, tuned)
+    said = [read_seen(path) for path in runs]
+    seen = frozenset().union(*(digests or () for digests in said))
+    masks = find_masks(bank, folder, labels=settings.labels, progress=progress)
+    train, test = masks.rows("train"), masks.rows("test")
+    if not len(test):
+        fix = "Check the split column and the masks with `adaptmed check`."
+        raise InputError(sentence(str(bank.folder), expected="usable masks in the split test", got="none", fix=fix))
+    require_unseen(bank, test, seen, allow_overlap=settings.allow_overlap)
+    return Subject(
+        bank=bank,
+        masks=masks,
+        adaptor=adaptor,
+        tuned=beside,
+        train=train,
+        test=test,
+        patients=patients_of(bank, train),
+        present=masks.present(train),
+        truth=_truth(bank, masks, test),
+        identity=identity(bank, run, tuned),
+        overlap=overlap_of(bank, test, seen),
+        seen_known=all(digests is not None for digests in said),
+    )
+
+
+def identity(bank: Bank, run: Path | None, tuned: Run | None) -> str:
+    """What no other bank, table or adaptor has: part of the place of its cells."""
+    return identity_of(bank, " ".join(weights_of(path) for path in _runs(run, tuned)))
+
+
+def _runs(run: Path | None, tuned: Run | None) -> list[Path]:
+    return [path for path in (run, None if tuned is None else tuned[1]) if path is not None]
+
+
+def _adaptor(bank: Bank, run: Path, settings: SegmentationStudy) -> Adaptor:
+    adaptor = Adaptor.from_pretrained(run, load_encoders=False)
+    check_tokens(bank, adaptor, run, texts=False)
+    check_labels(run, settings.fractions)
+    return adaptor
+
+
+def _tuned(plain: Bank, bank: Bank, run: Path, settings: SegmentationStudy) -> tuple[Bank, Adaptor]:
+    check_tuned(plain, bank)
+    check_bank(bank, settings.training.decoder)
+    return bank, _adaptor(bank, run, settings)
+
+
+def _truth(bank: Bank, masks: Masks, test: Int[np.ndarray, " m"]) -> Truth:
+    info, names = bank.info, masks.names
+    taken = sorted({"macro", "all"} & set(names))
+    if taken:
+        expected, fix = "other label names than macro and all, which name the means", "Rename it in --mask-labels."
+        raise InputError(sentence("mask_labels", expected=expected, got=", ".join(taken), fix=fix))
+    return Truth(
+        kind="segmentation",
+        names=names,
+        labels=masks.present(test).astype(float),
+        patients=patients_of(bank, test),
+        dataset=info.manifest.rsplit("/", 1)[-1],
+        encoder=f"{info.images.name if info.images else '-'} + {info.texts.name if info.texts else '-'}",
+    )
+
+
+def shown_rows(subject: Subject, count: int) -> Sequence[int]:
+    """Pick test rows for pictures: for each label in turn one that holds it, then an empty one; no favours."""
+    present, picked = subject.truth.labels > 0, []
+    groups = [np.flatnonzero(present[:, label]) for label in range(present.shape[1])]
+    groups.append(np.flatnonzero(~present.any(axis=1)))
+    for group in groups:
+        free = [place for place in group.tolist() if place not in picked]
+        if free:
+            picked.append(free[len(free) // 2])
+    return [int(subject.test[place]) for place in picked[:count]]

@@ -1,0 +1,274 @@
+"""The whole study of segmentation: every bank judged arm by arm, written to ``results.json`` and ``report.html``."""
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from adaptmed.bank import Bank
+from adaptmed.data.fitting import mask_to_input
+from adaptmed.data.mask_labels import as_classes
+from adaptmed.errors import InputError, sentence
+from adaptmed.saving import library_versions
+from adaptmed.study.cells import cell_path, read_cell, write_cell
+from adaptmed.study.report import write_report
+from adaptmed.study.run import Progress
+from adaptmed.study.segmentation.arms import Arm, Outcome, arms_of
+from adaptmed.study.segmentation.overlays import Overlay, colours, draw_overlay
+from adaptmed.study.segmentation.settings import BASELINES, TUNED, SegmentationStudy
+from adaptmed.study.segmentation.subject import Run, Subject, identity, prepare, shown_rows
+from adaptmed.study.statistics import Cell, judge, write_json
+from adaptmed.tasks.run_folder import open_run
+from adaptmed.tasks.segmentation.reading import Wanted, WindowReader
+
+SHOWN = 6
+
+
+def study_segmentation(
+    banks: Sequence[Bank],
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    settings: SegmentationStudy,
+    tuned: Sequence[Run] = (),
+    examples: bool = True,
+    title: str = "Low-data study of segmentation",
+    device: str = "auto",
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Run a study and write its results and its report; what is on disk already is not computed again.
+
+    Args:
+        banks: One, or one per encoder.
+        runs: The run of each bank, in the same order; none at all leaves the arms on a fusion out.
+        out: Study folder.
+        settings: What to run over.
+        tuned: For the arm ``adaptor+lora``: of each bank, in the same order, the bank of the same rows that tuned
+            encoders wrote, and the run that tuned them.
+        examples: Show images with masks in the report.
+        title: Of the report.
+        device: Lightning's accelerator: ``auto``, ``cpu``, ``cuda``.
+        progress: Called with what is being done, its number and how many there are.
+
+    Returns:
+        What ``results.json`` holds: ``records``, ``summaries``, ``comparisons``, ``rejects``, ``settings``.
+
+    Raises:
+        InputError: There is not one run, and one or no tuned bank, per bank; the masks or the decoder do not fit; or
+            ``out`` holds another study.
+        OverlapError: A test patient was seen by a run.
+    """
+    _check_counts(banks, runs, tuned)
+    parts = list(zip_longest(banks, runs, tuned))
+    open_run(out, _config([identity(*part) for part in parts], settings))
+    subjects = [
+        prepare(bank, run, out / "masks" / str(number), settings, tuned=beside, progress=progress)
+        for number, (bank, run, beside) in enumerate(parts)
+    ]
+    results: dict[str, Any] = {name: [] for name in ("records", "summaries", "comparisons", "rejects")}
+    overlays: list[Overlay] = []
+    for subject in subjects:
+        shown = np.array(shown_rows(subject, SHOWN), dtype=np.int64)
+        arms = arms_of(subject, settings, shown, device=device)
+        cells = _cells(subject, settings, out, arms, progress)
+        for name, rows in _results(subject, cells, settings).items():
+            results[name].extend(rows)
+        if examples:
+            overlays += _overlays(subject, settings, out, list(arms), shown)
+    results["settings"] = settings.as_json() | {
+        "task": "segmentation",
+        "fractions": list(settings.fractions),
+        "seeds": settings.seeds,
+        "overlapping_test_patients": sum(subject.overlap for subject in subjects),
+    }
+    write_json(out / "results.json", results)
+    write_report(
+        out / "report.html",
+        results=results,
+        overlays=overlays,
+        colours=colours(subjects[0].masks.names),
+        facts={"title": title, "cautions": _cautions(subjects), **_facts(subjects, settings)},
+        no_examples=not examples,
+    )
+    return results
+
+
+def _check_counts(banks: Sequence[Bank], runs: Sequence[Path], tuned: Sequence[Run]) -> None:
+    for name, given in (("adaptor", runs), ("tuned", tuned)):
+        if not banks or (given and len(given) != len(banks)):
+            expected, fix = (
+                f"one per bank ({len(banks)}), in the same order, or none",
+                f"Repeat --{name} once per bank.",
+            )
+            raise InputError(sentence(name, expected=expected, got=len(given), fix=fix))
+
+
+def _cells(
+    subject: Subject,
+    settings: SegmentationStudy,
+    out: Path,
+    arms: Mapping[str, Arm],
+    progress: Progress,
+) -> list[Cell]:
+    """Compute the cells of arms; what is on disk is not computed again."""
+    cells: list[Cell] = []
+    wanted = [(arm, f, s) for f in sorted(settings.fractions) for s in range(settings.seeds) for arm in arms]
+    for number, (arm, fraction, seed) in enumerate(wanted):
+        progress(f"{arm}, {fraction:g}, seed {seed}", number, len(wanted))
+        path = cell_path(out, subject.identity, arm, fraction, seed)
+        cell = read_cell(path)
+        if cell is None:
+            started = time.monotonic()
+            places = subject.fraction(fraction, seed)
+            outcome = arms[arm](places, seed)
+            seconds = round(time.monotonic() - started, 3)
+            _keep_shown(path, outcome)
+            cell = _cell(subject, arm, fraction, seed, places, outcome, seconds)
+            write_cell(path, cell)
+        cells.append(cell)
+    progress("all cells", len(wanted), len(wanted))
+    return cells
+
+
+def _cell(
+    subject: Subject,
+    arm: str,
+    fraction: float,
+    seed: int,
+    places: Int[np.ndarray, " k"],
+    outcome: Outcome,
+    seconds: float,
+) -> Cell:
+    counts = subject.present[places].sum(axis=0).tolist()
+    return Cell(
+        arm=arm,
+        fraction=fraction,
+        seed=seed,
+        values=outcome.scores.astype(np.float64),
+        reasons=dict(outcome.reasons),
+        n_train=len(places),
+        n_positive=dict(zip(subject.masks.names, counts, strict=True)),
+        trainable_parameters=outcome.trainable_parameters,
+        seconds=seconds,
+    )
+
+
+def _keep_shown(path: Path, outcome: Outcome) -> None:
+    """Keep what the report shows beside the cell, before the cell."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npy")
+    np.save(part, np.stack(outcome.shown) if outcome.shown else np.zeros((0, 1, 1), dtype=np.uint8))
+    part.replace(path.with_suffix(".npy"))
+
+
+def _results(subject: Subject, cells: Sequence[Cell], settings: SegmentationStudy) -> dict[str, list[Any]]:
+    judged = judge(cells, subject.truth, replicates=settings.replicates)
+    arms = {cell.arm for cell in cells}
+    baselines = [arm for arm in BASELINES if arm in arms]
+    comparisons = [row for arm in baselines for row in judged.comparisons(arm)]
+    if {"adaptor", TUNED} <= arms:
+        comparisons += [row for row in judged.comparisons("adaptor") if row["arm"] == TUNED]
+    rejects = [dict(reject) for reject in subject.masks.rejects]
+    return {
+        "records": judged.records(),
+        "summaries": judged.summaries(),
+        "comparisons": comparisons,
+        "rejects": rejects,
+    }
+
+
+def _overlays(
+    subject: Subject, settings: SegmentationStudy, out: Path, arms: Sequence[str], shown: Int[np.ndarray, " s"]
+) -> list[Overlay]:
+    """Draw the shown test images with the truth and what every arm predicted at the smallest fraction, seed 0."""
+    fraction = min(settings.fractions)
+    predicted = {arm: np.load(_shown_path(subject, out, arm, fraction)) for arm in arms}
+    drawn = []
+    for place, row in enumerate(shown.tolist()):
+        middle = len(subject.bank.items_of(row)) // 2
+        image, truth = _picture(subject, row, middle), _truth(subject, row, middle)
+        found = {arm: classes[place] for arm, classes in predicted.items() if len(classes) and arm != "empty"}
+        drawn.append(draw_overlay(str(subject.bank.rows["row"].iloc[row]), image, truth, found))
+    return drawn
+
+
+def _shown_path(subject: Subject, out: Path, arm: str, fraction: float) -> Path:
+    return cell_path(out, subject.identity, arm, fraction, 0).with_suffix(".npy")
+
+
+def _picture(subject: Subject, row: int, offset: int) -> np.ndarray:
+    reader = WindowReader(subject.bank, Wanted(tokens=False, taps=False, pixels=True))
+    offsets = np.array([[offset]]) if subject.bank.holds_volumes else None
+    pixels = reader(np.array([row]), offsets).pixels
+    assert pixels is not None
+    facts = reader.images.preprocessing
+    return pixels[0].permute(1, 2, 0).numpy() * np.array(facts.std) + np.array(facts.mean)
+
+
+def _truth(subject: Subject, row: int, offset: int) -> np.ndarray:
+    images, mask = subject.bank.info.images, subject.masks.source(row)
+    assert images is not None
+    classes = as_classes(mask.values, subject.masks.labels)
+    laid = mask_to_input(classes, images.preprocessing).numpy()
+    return laid if laid.ndim == 2 else laid[offset]
+
+
+def _config(identities: Sequence[str], settings: SegmentationStudy) -> dict[str, object]:
+    """Everything that decides a cell, so that no cell of another adaptor or table is taken for this study's."""
+    ran = {"fractions": list(settings.fractions), "seeds": settings.seeds}
+    return {"command": "study", "task": "segmentation", "subjects": list(identities), **settings.as_json(), **ran}
+
+
+def _cautions(subjects: Sequence[Subject]) -> list[str]:
+    cautions = []
+    for subject in subjects:
+        encoder = subject.truth.encoder
+        if subject.overlap:
+            said = f"{subject.overlap} test patients were seen in training; the numbers are too good."
+            cautions.append(f"{encoder}: {said}")
+        if not subject.seen_known:
+            cautions.append(
+                f"{encoder}: which patients a run was trained on is not known, because it is not in its run folder; "
+                "nobody checked that no test patient is among them."
+            )
+        if not subject.bank.info.has_patients:
+            cautions.append(f"{encoder}: the table has no patient column, every row is taken as its own patient.")
+        if subject.masks.rejects:
+            cautions.append(
+                f"{encoder}: {len(subject.masks.rejects)} rows were left out because their mask cannot be used; "
+                "rejects.jsonl says why."
+            )
+    return cautions
+
+
+def _facts(subjects: Sequence[Subject], settings: SegmentationStudy) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for subject in subjects:
+        images = subject.bank.info.images
+        assert images is not None
+        facts[subject.truth.encoder] = {
+            "image encoder fingerprint": images.fingerprint,
+            "tokens": f"{subject.bank.info.layout}, {subject.bank.info.dtype}",
+            "labels": ", ".join(subject.masks.names),
+            "training images with a mask": len(subject.train),
+            "training patients": len(set(subject.patients)),
+            "test images": len(subject.test),
+            "test patients": len(set(subject.truth.patients)),
+            "masks left out": len(subject.masks.rejects),
+        }
+    facts["training"] = {
+        "decoder": settings.training.decoder,
+        "steps of every trained arm": settings.training.rounds * settings.training.steps_per_round,
+        "learning rates tried by every trained arm": ", ".join(f"{rate:g}" for rate in settings.learning_rates),
+        "loss": settings.training.loss,
+    }
+    facts["intervals"] = {
+        "method": "95 %, hierarchical bootstrap: seeds outside, patients inside; differences are paired",
+        "replicates": settings.replicates,
+    }
+    facts["versions"] = library_versions()
+    return facts
