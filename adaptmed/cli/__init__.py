@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from adaptmed import __version__
 from adaptmed.errors import AdaptmedError, InputError, TerminatedError, sentence
 
-COMMANDS = ("demo", "doctor", "phantom", "check", "embed", "pretrain", "study", "finetune")
+COMMANDS = ("demo", "doctor", "phantom", "check", "embed", "pretrain", "study", "finetune", "predict")
 SHARED = ("embed", "pretrain")
 """Commands whose work several processes share when torchrun starts them."""
 
@@ -23,7 +23,8 @@ The way from a table of images and reports to a result:
 3. `adaptmed embed` runs the frozen encoders once and writes their tokens to disk, into a bank.
 4. `adaptmed pretrain` trains the fusion between both encoders from that bank.
 5. `adaptmed study` compares it with frozen baselines at 1 %, 10 % and 100 % of the labels.
-6. `adaptmed finetune` tunes it for the labels, with LoRA inside the image encoder if asked, and writes a head.
+6. `adaptmed finetune` tunes it for the labels, with LoRA inside the image encoder if asked, and writes a head; for
+   masks it trains a decoder, with which `adaptmed predict` writes the masks of new images.
 
 Every command can be stopped and run again. Exit code 0 means that the work is whole, 1 that it is not, 2 that the
 command was not understood, 130 that it was stopped from the keyboard, 143 that SIGTERM stopped it with a checkpoint.

@@ -1,0 +1,198 @@
+"""From image files to mask files: a tuned run reads pictures or volumes and writes masks in their geometry."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from adaptmed.bank.files import sha256_of
+from adaptmed.bank.layout import Layout, arrange_image
+from adaptmed.data.grids import Plane
+from adaptmed.data.images import prepare, read_image
+from adaptmed.data.mask_labels import as_values
+from adaptmed.data.masks import write_mask
+from adaptmed.data.volumes import as_grey, is_volume, read_volume, slices_to_input
+from adaptmed.errors import InputError, sentence
+from adaptmed.model import Adaptor
+from adaptmed.saving import TENSOR_FILE, find_adaptor
+from adaptmed.tasks.run_folder import open_run, write_text_whole
+from adaptmed.tasks.segmentation.decoder_file import TENSORS, DecoderFacts, load_decoder
+from adaptmed.tasks.segmentation.model import Segmenter, Windows
+from adaptmed.tasks.segmentation.predicting import classes_in_source, device_of, predict_pictures, predict_volume
+from adaptmed.types import ImageEncoder, Preprocessing, Tokens
+
+REJECTS, LABELS = "rejects.jsonl", "labels.json"
+NIFTI = (".nii.gz", ".nii")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A tuned run in memory.
+
+    Attributes:
+        model: Decoder and fusion; it reads Tokens and taps.
+        encoder: The image encoder, with its LoRA where it has some.
+        preprocessing: How images were made its input.
+        layout: How its Tokens are laid out.
+        facts: What the decoder reads and says.
+        device: Where everything is.
+    """
+
+    model: Segmenter
+    encoder: ImageEncoder
+    preprocessing: Preprocessing
+    layout: Layout
+    facts: DecoderFacts
+    device: str
+
+    @classmethod
+    def load(cls, run: Path, *, device: str = "auto") -> "Predictor":
+        """Read a run of ``adaptmed finetune --task segmentation`` and load its image encoder.
+
+        Raises:
+            InputError: There is no such run, or it is damaged.
+            FingerprintError: The encoder's weights are not those it was trained with.
+        """
+        decoder, facts = load_decoder(run)
+        adaptor = Adaptor.from_pretrained(run, load_encoders=False)
+        encoders = adaptor.encoders.load_image()
+        preprocessing, encoder = encoders.image_record.preprocessing, encoders.image
+        assert encoder is not None  # it was just loaded
+        assert preprocessing is not None  # an image record always has them
+        where = device_of(device)
+        encoder.module.to(where)
+        model = Segmenter(decoder, fusion=adaptor.fusion).eval().to(where)
+        return cls(model, encoder, preprocessing, Layout.parse(encoders.layout), facts, device)
+
+    @property
+    def volumes(self) -> bool:
+        """Whether it reads volumes; else pictures."""
+        return self.facts.plane is not None
+
+    def predict(self, path: Path, out: Path) -> None:
+        """Write the mask of one image: PNG for a picture, NIfTI for a volume, in its own geometry.
+
+        Raises:
+            InputError: The image cannot be read, or is a volume where pictures were learnt, or the reverse.
+        """
+        if is_volume(path) != self.volumes:
+            expected, got = ("a volume", "a picture") if self.volumes else ("a picture", "a volume")
+            fix = f"This run was trained on {expected.removeprefix('a ')}s."
+            raise InputError(sentence(str(path), expected=expected, got=got, fix=fix))
+        if not self.volumes:
+            image = read_image(path)
+            pixels = prepare(image, self.preprocessing)[None]
+            logits = predict_pictures(self.model, self._windows(pixels), self.facts.settings, device=self.device)[0]
+            write_mask(out, self._values(logits, (image.shape[0], image.shape[1])))
+            return
+        volume = read_volume(path, cast(Plane, self.facts.plane))
+        pixels = slices_to_input(as_grey(volume, self.facts.window), self.preprocessing)
+        logits = predict_volume(
+            self.model, self._windows(pixels, depth=len(pixels)), self.facts.settings, device=self.device
+        )
+        write_mask(out, self._values(logits, (volume.values.shape[1], volume.values.shape[2])), volume)
+
+    def _windows(self, pixels: Float[Tensor, "n 3 height width_px"], depth: int | None = None) -> Windows:
+        """Encode pictures or slices, a batch at a time."""
+        where, size = device_of(self.device), self.facts.settings.batch_size
+        parts: list[Tokens] = []
+        maps: list[Sequence[Tensor]] = []
+        autocast = torch.autocast(where.type, torch.bfloat16, enabled=self.facts.settings.precision == "bf16")
+        with torch.inference_mode(), autocast:
+            for part in pixels.split(size):
+                moved = part.to(where)
+                parts.append(arrange_image(self.encoder(moved), self.layout).to("cpu", torch.float32))
+                if self.facts.taps:
+                    maps.append([tap.float().cpu() for tap in self.encoder.taps(moved, self.facts.taps)[:-1]])
+        values, pooled = torch.cat([t.values for t in parts]), torch.cat([t.pooled for t in parts])
+        tokens = Tokens(values, torch.cat([t.valid for t in parts]), pooled, parts[0].grid, parts[0].prefix)
+        taps = tuple(torch.cat(level) for level in zip(*maps, strict=True))
+        height, width = self.preprocessing.image_size_px
+        return Windows((height, width), depth=depth, tokens=tokens, taps=taps, pixels=pixels)
+
+    def _values(self, logits: Float[Tensor, "class *size"], size_px: tuple[int, int]) -> Integer[np.ndarray, "*sides"]:
+        return as_values(classes_in_source(logits, size_px, self.preprocessing), self.facts.labels)
+
+
+def predict(
+    run: Path,
+    images: Mapping[str, Path],
+    out: Path,
+    *,
+    device: str = "auto",
+    progress: Progress = lambda *_: None,
+) -> list[dict[str, str]]:
+    """Write a mask for every image; those that are there already are not computed again.
+
+    An image that cannot be read is listed in ``rejects.jsonl`` and costs no other. ``labels.json`` says what the values
+    in the masks mean.
+
+    Args:
+        run: Run folder of ``adaptmed finetune --task segmentation``.
+        images: Name → file, or folder of a DICOM series; a mask is written under its image's name.
+        out: Folder to write.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: Called with images done and all images.
+
+    Returns:
+        The rejects: ``image``, ``reason``.
+
+    Raises:
+        InputError: The run has no decoder, two images would write the same mask, ``out`` holds predictions of another
+            run, or no image at all can be read.
+    """
+    predictor = Predictor.load(run, device=device)
+    targets = mask_names(images, volumes=predictor.volumes)
+    weights = {"decoder_sha256": sha256_of(run / TENSORS), "adaptor_sha256": sha256_of(find_adaptor(run) / TENSOR_FILE)}
+    open_run(out, {"command": "predict", **weights})
+    named = {str(value): name for value, name in predictor.facts.labels.items()}
+    write_text_whole(out / LABELS, json.dumps(named, indent=2) + "\n")
+    rejects: list[dict[str, str]] = []
+    for done, (name, path) in enumerate(images.items(), start=1):
+        if not (out / targets[name]).exists():
+            try:
+                predictor.predict(path, out / targets[name])
+            except InputError as error:
+                rejects.append({"image": name, "reason": str(error)})
+        progress(done, len(images))
+    write_text_whole(out / REJECTS, "".join(json.dumps(reject) + "\n" for reject in rejects))
+    if len(rejects) == len(images):
+        got = f"none of {len(images)}; the first: {rejects[0]['reason']}" if rejects else "no image at all"
+        raise InputError(sentence("images", expected="an image that can be read", got=got, fix="Check the paths."))
+    return rejects
+
+
+def mask_names(images: Iterable[str], *, volumes: bool) -> dict[str, str]:
+    """Name the mask of every image: its own name, with the suffix of a mask.
+
+    Args:
+        images: Names, relative.
+        volumes: Whether they are volumes.
+
+    Raises:
+        InputError: Two images would write the same mask.
+
+    Example:
+        >>> mask_names(["a/1.jpg", "a/2.dcm"], volumes=False), mask_names(["ct.nii", "series"], volumes=True)
+        ({'a/1.jpg': 'a/1.png', 'a/2.dcm': 'a/2.png'}, {'ct.nii': 'ct.nii.gz', 'series': 'series.nii.gz'})
+    """
+    names: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for image in images:
+        stem = next((image[: -len(suffix)] for suffix in NIFTI if image.lower().endswith(suffix)), None)
+        mask = f"{stem or image}.nii.gz" if volumes else str(Path(image).with_suffix(".png"))
+        if mask in taken:
+            expected, fix = (
+                f"another name than {taken[mask]}, whose mask is {mask} too",
+                "Predict them into two folders.",
+            )
+            raise InputError(sentence(image, expected=expected, got="the same", fix=fix))
+        names[image], taken[mask] = mask, image
+    return names
