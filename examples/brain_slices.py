@@ -75,13 +75,18 @@ def cut(volume: np.ndarray, axis: int, voxel: float) -> np.ndarray:
     return np.rot90(slices[below] * (1 - share) + slices[below + 1] * share)
 
 
+def where(plane: Plane, position_mm: float) -> str:
+    """Say where a slice of a plane lies, to the millimetre."""
+    distance = round(position_mm)
+    said = plane.zero if distance == 0 else f"{abs(distance)} mm {plane.positive if distance > 0 else plane.negative}"
+    return said.format(ac="anterior commissure")
+
+
 def describe(plane: Plane, position_mm: float, shares: tuple[float, float], rng: np.random.Generator) -> str:
     """Say in words of varied choice what is true of a slice: its plane, its position, its tissue."""
-    distance, (grey, area) = round(position_mm), shares
-    where = plane.zero if distance == 0 else f"{abs(distance)} mm {plane.positive if distance > 0 else plane.negative}"
-    place = where.format(ac="anterior commissure")
+    grey, area = shares
     opening, tissue, size = (rng.choice(options) for options in (OPENINGS, TISSUES, SIZES))
-    first = opening.format(plane=plane.name.capitalize(), lower=plane.name, place=place)
+    first = opening.format(plane=plane.name.capitalize(), lower=plane.name, place=where(plane, position_mm))
     percent = round(100 * grey)
     return f"{first}; {tissue.format(grey=percent, white=100 - percent)} {size.format(area=round(100 * area))}"
 
