@@ -5,7 +5,8 @@ that images of different sizes, volumes and a bootstrap over patients need no mo
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -65,6 +66,18 @@ def image_scores(
         _label_scores((prediction == label), (truth == label), truth >= 0, spacing_mm, tolerance_mm) for label in labels
     ]
     return {name: np.array([row[index] for row in rows]) for index, name in enumerate(METRICS)}
+
+
+@contextmanager
+def quiet_surfaces() -> Iterator[None]:
+    """Silence what MONAI 1.6 says of itself: it passes an argument that it has deprecated.
+
+    `image_scores` does so itself. Warnings are filtered for the whole process, so that threads which score at the same
+    time undo each other's filter: who starts such threads holds this around all of them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        yield
 
 
 def weighted_mean(
@@ -159,8 +172,7 @@ def _surface_scores(
 ) -> tuple[float, float]:
     said, true = (torch.from_numpy(mask)[None, None].float() for mask in (prediction, truth))
     spacing = [float(side) for side in spacing_mm]
-    with warnings.catch_warnings():  # MONAI 1.6 passes itself an argument that it has deprecated
-        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+    with quiet_surfaces():
         hd95 = compute_hausdorff_distance(said, true, include_background=True, percentile=95, spacing=spacing)
         surface = compute_surface_dice(said, true, [tolerance_mm], include_background=True, spacing=spacing)
     return hd95.item(), surface.item()

@@ -1,9 +1,11 @@
+import warnings
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from adaptmed.errors import InputError
-from adaptmed.metrics.segmentation import METRICS, image_scores, over_patients, weighted_mean
+from adaptmed.metrics.segmentation import METRICS, image_scores, over_patients, quiet_surfaces, weighted_mean
 
 
 def blobs(size, seed, labels=2):
@@ -189,3 +191,20 @@ def test_weighted_mean_is_the_mean_of_what_is_drawn():
         drawn = np.repeat(values, weight)
         expected = drawn[~np.isnan(drawn)].mean() if (~np.isnan(drawn)).any() else np.nan
         np.testing.assert_allclose(found, expected)
+
+
+def test_threads_that_score_under_one_silence_are_silent():
+    """Two blocks that overlap as in threads: the first to end puts the filters back while the second still works."""
+    said = "Argument `always_return_as_numpy` has been deprecated"
+    for held in (False, True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            outer, first, second = quiet_surfaces(), quiet_surfaces(), quiet_surfaces()
+            for block in (outer, first, second)[not held :]:
+                block.__enter__()
+            first.__exit__(None, None, None)
+            if held:
+                warnings.warn(said, FutureWarning, stacklevel=1)
+            else:
+                with pytest.raises(FutureWarning, match="always_return_as_numpy"):
+                    warnings.warn(said, FutureWarning, stacklevel=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from adaptmed.data.grids import spacing_of
 from adaptmed.data.mask_labels import as_classes
 from adaptmed.data.masks import Mask
-from adaptmed.metrics.segmentation import METRICS, Scores, image_scores
+from adaptmed.metrics.segmentation import METRICS, Scores, image_scores, quiet_surfaces
 from adaptmed.tasks.segmentation.masks import Masks
 from adaptmed.tasks.segmentation.model import Segmenter
 from adaptmed.tasks.segmentation.predicting import classes_in_source, predict_rows
@@ -50,7 +50,7 @@ def score_model(
         return _scores(classes_in_source(logits, (height, width), facts), mask, masks)
 
     found: list[Float[np.ndarray, "label metric"]] = []
-    with ThreadPoolExecutor(min(4, cpu_count() or 1)) as pool:
+    with quiet_surfaces(), ThreadPoolExecutor(min(4, cpu_count() or 1)) as pool:
         with closing(predict_rows(model, reader, rows, settings, device=device)) as predicted:
             waiting = []
             for row, logits in zip(rows, predicted, strict=True):

@@ -123,8 +123,14 @@ def train(model: Segmenter, examples: Examples, settings: SegmentationSettings, 
 
 
 def channels_last(model: Segmenter) -> Segmenter:
-    """Lay the weights of 2-D convolutions out channels last, which is faster everywhere; the numbers stay."""
-    return model.to(memory_format=torch.channels_last)
+    """Lay the kernels of 2-D convolutions out channels last, which is faster everywhere; the numbers stay.
+
+    Kernels of 3-D convolutions have another such layout, so that ``Module.to`` refuses a model that holds both.
+    """
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def _groups(part: nn.Module | None, rate: float, weight_decay: float) -> list[dict[str, Any]]:
