@@ -32,7 +32,7 @@ def draw_overlay(
     truth: Integer[np.ndarray, "height width_px"],
     predicted: Mapping[str, Integer[np.ndarray, "height width_px"]],
 ) -> Overlay:
-    """Lay truth and predictions over one image.
+    """Lay truth and predictions over one image; what is predicted on padding counts nowhere and is not drawn.
 
     Args:
         name: Of the row.
@@ -41,7 +41,8 @@ def draw_overlay(
         predicted: Arm → class numbers of the same size.
     """
     pictures = {"image": _png(image), "truth": _png(_laid_over(image, truth))}
-    return Overlay(name, pictures | {arm: _png(_laid_over(image, classes)) for arm, classes in predicted.items()})
+    counted = {arm: np.where(truth < 0, 0, classes) for arm, classes in predicted.items()}
+    return Overlay(name, pictures | {arm: _png(_laid_over(image, classes)) for arm, classes in counted.items()})
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
