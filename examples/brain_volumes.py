@@ -2,7 +2,8 @@
 
 The template is the T1 image that the nilearn package ships with its grey and white matter maps: nothing is downloaded.
 It is ONE brain, averaged over many people, and train, validate and test are slabs of that same brain. This checks the
-path from volumes to masks on real data; it is no benchmark, and its numbers say nothing about patients.
+path from volumes to masks on real data; it is no benchmark, and its numbers say nothing about patients. The template is
+symmetric as well: it cannot show whether left and right are kept apart.
 
 The masks follow from the maps by a rule: where both together are over one half, a voxel is tissue, and of the kind
 whose map is larger there. (Each map over one half by itself would draw a seam of background between the two.)
