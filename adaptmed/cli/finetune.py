@@ -66,7 +66,7 @@ def finetune(
         seed: Seed of the fraction, fresh weights, order, augmentation and dropout.
         epochs: Passes over the fraction; 4 by default. Masks are trained for --steps instead.
         batch_size: Images per batch; 32 by default, for masks 8 pictures or slices. Few images make one larger batch.
-        learning_rate: Peak learning rate of the head or decoder; 1e-3 by default.
+        learning_rate: Peak learning rate of the head (1e-3 by default) or decoder (3e-3).
         fusion_learning_rate: Peak learning rate of the fusion.
         lora_learning_rate: Peak learning rate of LoRA; 3e-4 by default.
         augment: With --lora, change training images at random: small turns, shifts, scales, contrast, never a flip.

@@ -24,7 +24,7 @@ def study(
     decoder: Literal["image-concat", "dpt", "unetr", "unet"] = "image-concat",
     mask_labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = (),
     steps: int | None = None,
-    learning_rates: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1e-3,),
+    learning_rates: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (3e-3,),
     device: str = "auto",
     replicates: int = 1000,
     examples: bool = True,

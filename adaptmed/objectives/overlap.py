@@ -24,6 +24,7 @@ def dice_loss(
     mask: Int[Tensor, "items *sides"],
     *,
     pooled: bool = False,
+    present: bool = False,
     smooth: float = SMOOTH,
 ) -> Float[Tensor, ""]:
     """One minus soft Dice, the mean over foreground classes and over items that are labelled somewhere.
@@ -33,6 +34,8 @@ def dice_loss(
         mask: Class numbers; -1 where not labelled.
         pooled: Take one Dice over all items of the batch instead of one per item: steadier where masks are small or
             often empty, but the loss of an item then depends on its batch.
+        present: With ``pooled``: leave out classes that no mask of the batch holds. Their Dice only says that nothing
+            should be predicted, which cross-entropy says as well, and drowns the classes that are there.
         smooth: Added to numerator and denominator, in pixels.
 
     Returns:
@@ -51,6 +54,9 @@ def dice_loss(
     _check(logits, mask)
     dice = DiceLoss(**_reading(logits), batch=pooled, reduction="none", smooth_nr=smooth, smooth_dr=smooth)
     terms = dice(_precise(logits), mask[:, None]).flatten(1)
+    if pooled and present:
+        there = torch.stack([(mask == number).any() for number in _foreground(logits)])
+        return torch.where(there, terms.flatten(), 0.0).sum() / there.sum().clamp(min=1)
     if pooled:
         return terms.mean()
     labelled = (mask != NOT_LABELLED).flatten(1).any(1)
@@ -58,13 +64,14 @@ def dice_loss(
 
 
 def pixel_cross_entropy(
-    logits: Float[Tensor, "batch class *size"], mask: Int[Tensor, "items *sides"]
+    logits: Float[Tensor, "batch class *size"], mask: Int[Tensor, "items *sides"], *, balance: float = 0.0
 ) -> Float[Tensor, ""]:
     """Cross-entropy, the mean over labelled pixels of the whole batch.
 
     Args:
         logits: One per class and pixel.
         mask: Class numbers; -1 where not labelled.
+        balance: As in `focal_loss`.
 
     Returns:
         Nats; 0 with a graph where nothing is labelled.
@@ -72,11 +79,15 @@ def pixel_cross_entropy(
     Raises:
         InputError: Mask and logits are of different sizes.
     """
-    return focal_loss(logits, mask, gamma=0.0)
+    return focal_loss(logits, mask, gamma=0.0, balance=balance)
 
 
 def focal_loss(
-    logits: Float[Tensor, "batch class *size"], mask: Int[Tensor, "items *sides"], *, gamma: float = 2.0
+    logits: Float[Tensor, "batch class *size"],
+    mask: Int[Tensor, "items *sides"],
+    *,
+    gamma: float = 2.0,
+    balance: float = 0.0,
 ) -> Float[Tensor, ""]:
     r"""Cross-entropy in which what is right already weighs less, the mean over labelled pixels of the whole batch.
 
@@ -88,6 +99,8 @@ def focal_loss(
         logits: One per class and pixel.
         mask: Class numbers; -1 where not labelled.
         gamma: 0 (plain cross-entropy) or at least 1.
+        balance: Pixels of a class weigh as its share among the labelled pixels of the batch to the power of minus this:
+            0 counts every pixel alike, 1 every class. Weights are scaled to a mean of 1 over labelled pixels.
 
     Returns:
         Nats; 0 with a graph where nothing is labelled.
@@ -111,7 +124,8 @@ def focal_loss(
     else:
         classes = functional.one_hot(target, logits.shape[1]).movedim(-1, 1)
         losses = softmax_focal_loss(precise, classes, gamma).sum(1)
-    return torch.where(labelled, losses, 0.0).sum() / labelled.sum().clamp(min=1)
+    weights = labelled if balance == 0 else torch.where(labelled, _balancing(target, labelled, balance), 0.0)
+    return torch.where(labelled, losses * weights, 0.0).sum() / weights.sum().clamp(min=SMOOTH)
 
 
 def dice_cross_entropy(
@@ -121,6 +135,8 @@ def dice_cross_entropy(
     dice_weight: float = 1.0,
     cross_entropy_weight: float = 1.0,
     pooled: bool = False,
+    present: bool = False,
+    balance: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Dice and cross-entropy, by default at equal weight as in PUMIT and nnU-Net.
 
@@ -130,6 +146,8 @@ def dice_cross_entropy(
         dice_weight: Of `dice_loss`.
         cross_entropy_weight: Of `pixel_cross_entropy`.
         pooled: One Dice over the whole batch.
+        present: With ``pooled``: Dice of the classes alone that a mask of the batch holds.
+        balance: As in `focal_loss`.
 
     Returns:
         The weighted sum; 0 with a graph where nothing is labelled.
@@ -137,8 +155,8 @@ def dice_cross_entropy(
     Raises:
         InputError: Mask and logits are of different sizes.
     """
-    dice = dice_loss(logits, mask, pooled=pooled)
-    return dice_weight * dice + cross_entropy_weight * pixel_cross_entropy(logits, mask)
+    dice = dice_loss(logits, mask, pooled=pooled, present=present)
+    return dice_weight * dice + cross_entropy_weight * pixel_cross_entropy(logits, mask, balance=balance)
 
 
 def dice_focal(
@@ -149,6 +167,8 @@ def dice_focal(
     focal_weight: float = 1.0,
     gamma: float = 2.0,
     pooled: bool = False,
+    present: bool = False,
+    balance: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Dice and focal loss.
 
@@ -159,6 +179,8 @@ def dice_focal(
         focal_weight: Of `focal_loss`.
         gamma: Of `focal_loss`.
         pooled: One Dice over the whole batch.
+        present: With ``pooled``: Dice of the classes alone that a mask of the batch holds.
+        balance: As in `focal_loss`.
 
     Returns:
         The weighted sum; 0 with a graph where nothing is labelled.
@@ -166,8 +188,8 @@ def dice_focal(
     Raises:
         InputError: Mask and logits are of different sizes.
     """
-    dice = dice_loss(logits, mask, pooled=pooled)
-    return dice_weight * dice + focal_weight * focal_loss(logits, mask, gamma=gamma)
+    dice = dice_loss(logits, mask, pooled=pooled, present=present)
+    return dice_weight * dice + focal_weight * focal_loss(logits, mask, gamma=gamma, balance=balance)
 
 
 def paper_dice_focal(
@@ -190,6 +212,18 @@ def paper_dice_focal(
     """
     dice = 1 - dice_loss(logits, mask, pooled=True, smooth=1.0)
     return 10 * focal_loss(logits, mask, gamma=2.0) - dice.log()
+
+
+def _balancing(target: Tensor, labelled: Tensor, balance: float) -> Tensor:
+    """The weight of every pixel by how rare its class is."""
+    counts = torch.bincount(target[labelled], minlength=1)
+    weights = torch.where(counts > 0, (counts.sum() / counts.clamp(min=1)) ** balance, 0.0)
+    return weights[target.clamp(max=len(counts) - 1)]
+
+
+def _foreground(logits: Tensor) -> range:
+    """Class numbers that Dice is taken over."""
+    return range(1, max(2, logits.shape[1]))
 
 
 def _precise(logits: Tensor) -> Tensor:

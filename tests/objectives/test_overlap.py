@@ -183,3 +183,31 @@ def test_one_class_is_two_classes_with_background_at_zero():
 def test_masks_of_another_size_are_refused(objective):
     with pytest.raises(InputError, match=r"`mask`: expected shape \(2, 3, 4\), but got \(2, 4, 3\)"):
         objective(torch.zeros(2, 1, 3, 4), torch.zeros(2, 4, 3, dtype=torch.long))
+
+
+def test_balanced_by_its_whole_share_every_class_counts_alike():
+    logits, mask = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
+    mask[0, 0, :3], mask[1, 2, 2], mask[1, 3] = 1, 2, -1
+    each = -logits.log_softmax(1).gather(1, mask.clamp(min=0)[:, None])[:, 0]
+    by_class = torch.stack([each[mask == number].mean() for number in range(3)])
+    torch.testing.assert_close(pixel_cross_entropy(logits, mask, balance=1.0), by_class.mean())
+    torch.testing.assert_close(pixel_cross_entropy(logits, mask, balance=0.0), each[mask >= 0].mean())
+
+
+def test_balanced_by_the_root_of_its_share():
+    logits, mask = torch.randn(1, 2, 1, 5), torch.tensor([[[0, 0, 0, 0, 1]]])
+    each = -logits.log_softmax(1).gather(1, mask[:, None])[:, 0].flatten()
+    weights = torch.tensor([(5 / 4) ** 0.5] * 4 + [5**0.5])
+    expected = (weights * each).sum() / weights.sum()
+    torch.testing.assert_close(pixel_cross_entropy(logits, mask, balance=0.5), expected)
+
+
+def test_dice_of_the_classes_that_are_there_is_that_of_these_alone():
+    logits, mask = torch.randn(2, 4, 3, 3), torch.zeros(2, 3, 3, dtype=torch.int64)
+    mask[0, 1], mask[1, 2, 0] = 1, 3
+    p, y = logits.softmax(1), torch.nn.functional.one_hot(mask, 4).movedim(-1, 1)
+    ratio = 2 * (p * y).sum((0, 2, 3)) / (p + y).sum((0, 2, 3))
+    found = dice_loss(logits, mask, pooled=True, present=True)
+    torch.testing.assert_close(found, 1 - ratio[[1, 3]].mean(), rtol=1e-4, atol=1e-5)
+    nothing = torch.zeros_like(mask)
+    assert dice_loss(logits, nothing, pooled=True, present=True) == 0

@@ -2,7 +2,7 @@
 
 | decoder | reads | `adaptmed embed` | encoder | parameters, 2-D and 3-D |
 |---|---|---|---|---|
-| ``image-concat`` (default) | fused grid, raw image | ``--pixels`` or images read again | any | 0.47 M, 1.36 M |
+| ``image-concat`` (default) | fused grid, raw image | ``--pixels`` or images read again | any | 0.48 M, 1.43 M |
 | ``dpt`` | taps, the last is the fused grid | ``--taps 4`` | transformer, taps of one grid | 0.53 M, 1.46 M |
 | ``unetr`` | taps, the last is the fused grid; raw image | ``--taps 4 --pixels`` | transformer | 0.52 M, 1.39 M |
 | ``unet`` | pyramid, the last is the fused grid | ``--taps 4`` | CNN or Swin, taps that shrink | 0.73 M, 1.99 M |
@@ -15,6 +15,7 @@ A 2-D encoder sees a volume slice by slice; `stack_slices` arranges the maps as 
 convolutions of the decoder mix the slices.
 """
 
+from adaptmed.heads.decoders.blocks import initialise
 from adaptmed.heads.decoders.config import (
     DecoderConfig,
     DptConfig,
@@ -57,12 +58,15 @@ def build_decoder(config: DecoderConfig) -> Decoder:
         >>> decoder([torch.zeros(1, 12, 2, 3)], (29, 41), torch.zeros(1, 3, 29, 41)).shape
         torch.Size([1, 2, 29, 41])
     """
+    decoder: Decoder
     match config:
         case ImageConcatConfig():
-            return ImageConcatDecoder(config)
+            decoder = ImageConcatDecoder(config)
         case DptConfig():
-            return DptDecoder(config)
+            decoder = DptDecoder(config)
         case UnetrConfig():
-            return UnetrDecoder(config)
+            decoder = UnetrDecoder(config)
         case UnetConfig():
-            return UnetDecoder(config)
+            decoder = UnetDecoder(config)
+    initialise(decoder)
+    return decoder

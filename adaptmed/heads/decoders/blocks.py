@@ -50,6 +50,22 @@ class Enter(nn.Module):
         ]
 
 
+def initialise(decoder: nn.Module) -> None:
+    """Draw fresh kernels by He's rule, for the leaky ReLU behind them, and set biases to 0.
+
+    PyTorch's own rule draws them 2.4 times smaller: before a norm that means steps which are that much larger, and
+    labels of few pixels are then often not found at all within a few hundred steps.
+
+    Args:
+        decoder: Changed in place.
+    """
+    for part in decoder.modules():
+        if isinstance(part, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(part.weight, a=0.01)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
 def single(spatial_dims: int, inside: int, outside: int) -> nn.Module:
     """One convolution of side 3, GroupNorm, leaky ReLU."""
     return Convolution(spatial_dims, inside, outside, kernel_size=3, norm=NORM, act=ACTIVATION, bias=False)

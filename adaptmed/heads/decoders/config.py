@@ -19,7 +19,7 @@ class ImageConcatConfig:
         widths: Channels of the one map it reads, the fused grid: ``(width,)``.
         classes: Logits per pixel: 1 for foreground against background, otherwise one per class, background first.
         spatial_dims: 2 for images, 3 for volumes.
-        channels: Channels at the input's size, eight times as many at the grid; a multiple of 4.
+        channels: Channels at the input's size, one more times as many at every level down; a multiple of 4.
         image_channels: Channels of the raw image.
     """
 

@@ -23,7 +23,7 @@ class ScratchUnet(nn.Module):
         classes: Logits per pixel.
         spatial_dims: 2 for images, 3 for volumes.
         channels: At the input's size, one more times as many per level; a multiple of 4. The defaults give 0.47 M
-            parameters in 2-D and 1.3 M in 3-D, as many as the decoder image-concat has.
+            parameters in 2-D and 1.3 M in 3-D, about as many as the decoder image-concat has.
         image_channels: Channels of the image.
     """
 

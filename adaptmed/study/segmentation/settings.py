@@ -38,7 +38,7 @@ class SegmentationStudy:
     seeds: int = 3
     arms: tuple[str, ...] | None = None
     training: SegmentationSettings = field(default_factory=SegmentationSettings)
-    learning_rates: tuple[float, ...] = (1e-3,)
+    learning_rates: tuple[float, ...] = (3e-3,)
     labels: Mapping[int, str] | None = None
     replicates: int = 1000
     allow_overlap: bool = False
@@ -53,7 +53,7 @@ class SegmentationStudy:
                 raise InputError(sentence(name, expected="at least 1", got=getattr(self, name), fix="Raise it."))
         rates = set(self.learning_rates)
         if not rates or len(rates) < len(self.learning_rates) or not min(rates) > 0:
-            expected, fix = "distinct rates above 0", "Try 1e-3."
+            expected, fix = "distinct rates above 0", "Try 3e-3."
             raise InputError(sentence("learning_rates", expected=expected, got=self.learning_rates, fix=fix))
         unknown = [name for name in self.arms or () if name not in KNOWN]
         if unknown or (self.arms is not None and len(set(self.arms)) != len(self.arms)):

@@ -14,11 +14,15 @@ from adaptmed.objectives.overlap import dice_cross_entropy, dice_focal, paper_di
 
 Loss = Literal["dice-cross-entropy", "dice-focal", "paper"]
 LOSSES: Mapping[Loss, Callable[[Tensor, Tensor], Tensor]] = {
-    "dice-cross-entropy": lambda logits, mask: dice_cross_entropy(logits, mask, pooled=True),
-    "dice-focal": lambda logits, mask: dice_focal(logits, mask, pooled=True),
+    "dice-cross-entropy": lambda logits, mask: dice_cross_entropy(logits, mask, pooled=True, present=True, balance=0.5),
+    "dice-focal": lambda logits, mask: dice_focal(logits, mask, pooled=True, present=True, balance=0.5),
     "paper": paper_dice_focal,
 }
-"""Dice is taken over the whole batch: in a single image most labels are empty, and empty Dice teaches nothing."""
+"""Dice over the whole batch and the labels in it, pixels balanced by the root of how rare their label is.
+
+On a development phantom (45 masks, 300 steps) plain Dice with cross-entropy left three of five labels unfound in every
+arm; with these two changes all five were learnt, by the U-Net from scratch too.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ class SegmentationSettings:
     batch_size: int = 8
     window_slices: int = 8
     overlap: float = 0.5
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     fusion_learning_rate: float = 3e-4
     encoder_learning_rate: float = 3e-4
     weight_decay: float = 0.01
@@ -73,7 +77,7 @@ class SegmentationSettings:
                 raise InputError(sentence(name, expected="at least 1", got=getattr(self, name), fix="Raise it."))
         for name in ("learning_rate", "fusion_learning_rate", "encoder_learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
-                got, fix = getattr(self, name), "Try 1e-3."
+                got, fix = getattr(self, name), "Try 3e-3."
                 raise InputError(sentence(name, expected="a finite number above 0", got=got, fix=fix))
         if not 0 <= self.overlap < 1:
             raise InputError(sentence("overlap", expected="a share in [0, 1)", got=self.overlap, fix="Try 0.5."))
