@@ -48,14 +48,14 @@ def save_pyramid(folder: Path) -> str:
 
 
 def draw(number: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw noise with a grey square (label 2) and a bright one (label 5); every third image lacks one or both."""
+    """Draw noise with a grey square (label 2) and a bright one (label 5); some images lack one or both."""
     generator = np.random.default_rng(number)
     pixels = generator.integers(0, 60, shape).astype(np.uint8)
     mask = np.zeros(shape, dtype=np.uint8)
-    for value, grey in ((LOW, 130), (HIGH, 230)):
+    for value, grey, missing in ((LOW, 130, 3), (HIGH, 230, 4)):
         row, column = generator.integers(4, 18, 2)
         place = (..., slice(row, row + 11), slice(column, column + 11))
-        if (number + value) % 3:
+        if number % missing:
             pixels[place], mask[place] = grey, value
     return pixels, mask
 

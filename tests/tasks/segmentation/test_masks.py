@@ -127,8 +127,8 @@ def test_masks_of_volumes_that_lie_elsewhere_or_are_flat(embedded, tmp_path):
 
 def test_the_number_that_marks_padding_is_refused_in_a_short_sentence(embedded, tmp_path):
     bank = embedded(write_pictures(tmp_path / "data", pictures=10))
-    deep = np.where(np.asarray(Image.open(tmp_path / "data" / "0-mask.png")), 65535, 7).astype(np.uint16)
-    Image.fromarray(deep).save(tmp_path / "data" / "0-mask.png")
+    deep = np.where(np.asarray(Image.open(tmp_path / "data" / "1-mask.png")), 65535, 7).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "data" / "1-mask.png")
     (reject,) = find_masks(bank, tmp_path / "masks").rejects
     assert "expected values from 0 to 65534, but got 65535" in reject["reason"]
     assert len(reject["reason"]) < 400
