@@ -32,7 +32,7 @@ from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks
 from adaptmed.tasks.segmentation.model import Segmenter
 from adaptmed.tasks.segmentation.reading import Examples, InOrder, Steps, Wanted, WindowReader
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
-from adaptmed.tasks.segmentation.shapes import check_bank, shape_for
+from adaptmed.tasks.segmentation.shapes import check_bank, shape_for, taps_of
 from adaptmed.tasks.segmentation.training import SegmentationTask, channels_last, in_order, start, steps_of
 from adaptmed.tasks.trainer import Length, fit_or_resume, run_trainer
 
@@ -196,8 +196,8 @@ def _model(bank: Bank, adaptor: Adaptor, masks: Masks, choices: Choices) -> Segm
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(choices.seed, -1))
         decoder = build_decoder(shape_for(bank, settings, fused_width=adaptor.fusion.width, classes=len(masks.labels)))
-    taps = _taps(bank) if NEEDS[settings.decoder].taps else 0
-    return Segmenter(decoder, fusion=adaptor.fusion, encoder=adaptor.encoders.image, taps=taps, layout=bank.info.layout)
+    encoder, taps = adaptor.encoders.image, taps_of(bank, settings)
+    return Segmenter(decoder, fusion=adaptor.fusion, encoder=encoder, taps=taps, layout=bank.info.layout)
 
 
 def _train(

@@ -115,8 +115,8 @@ def find_masks(
     key = _key(bank, labels, splits)
     facts = _kept(folder, key)
     if facts is None:
+        (folder / FACTS).unlink(missing_ok=True)  # it speaks of planes that are written over now
         facts = {"key": key} | _lay_out(bank, files, rows, folder, labels, splits, progress)
-        write_text_whole(folder / REJECTS, "".join(json.dumps(reject) + "\n" for reject in facts["rejects"]))
         write_text_whole(folder / FACTS, json.dumps(facts) + "\n")
     values = {int(row): tuple(found) for row, found in facts["values"].items()}
     train = [values[row] for row in bank.subset("train").tolist() if row in values]
@@ -125,9 +125,11 @@ def find_masks(
     if labels is not None:
         labels_of(value for found in train for value in found)
     values, others = _within(bank, values, known)
+    rejects = [*facts["rejects"], *others]
+    write_text_whole(folder / REJECTS, "".join(json.dumps(reject) + "\n" for reject in rejects))
     laid = np.load(folder / LAID, mmap_mode="r")
     first = {int(row): number for row, number in facts["first"].items()}
-    return Masks(bank, files, dict(sorted(known.items())), values, [*facts["rejects"], *others], laid, first)
+    return Masks(bank, files, dict(sorted(known.items())), values, rejects, laid, first)
 
 
 def _rows_with_masks(bank: Bank) -> list[int]:
@@ -192,7 +194,8 @@ def _read(files: ManifestFiles, bank: Bank, row: int, labels: Mapping[int, str] 
     mask = read_mask(files.mask(row), labels, plane=plane)
     refuse_other_geometry(mask, image, path.name)
     if _NONE in values_in(mask.values):
-        refuse_other_values(str(mask.source), (_NONE,), dict.fromkeys(range(_NONE), ""))
+        expected, fix = f"values from 0 to {_NONE - 1}", "Write the label as a smaller value."
+        raise InputError(sentence(str(mask.source), expected=expected, got=_NONE, fix=fix))
     return mask
 
 
