@@ -15,12 +15,13 @@ from adaptmed.data.mask_labels import as_classes
 from adaptmed.errors import InputError, sentence
 from adaptmed.saving import library_versions
 from adaptmed.study.cells import cell_path, read_cell, write_cell
+from adaptmed.study.checks import check_distinct
 from adaptmed.study.report import write_report
 from adaptmed.study.run import Progress
 from adaptmed.study.segmentation.arms import Arm, Outcome, arms_of
 from adaptmed.study.segmentation.overlays import Overlay, colours, draw_overlay
 from adaptmed.study.segmentation.settings import BASELINES, TUNED, SegmentationStudy
-from adaptmed.study.segmentation.subject import Run, Subject, identity, prepare, shown_rows
+from adaptmed.study.segmentation.subject import Run, Subject, open_subject, prepare, shown_rows
 from adaptmed.study.statistics import Cell, judge, write_json
 from adaptmed.tasks.run_folder import open_run
 from adaptmed.tasks.segmentation.reading import Wanted, WindowReader
@@ -63,11 +64,12 @@ def study_segmentation(
         OverlapError: A test patient was seen by a run.
     """
     _check_counts(banks, runs, tuned)
-    parts = list(zip_longest(banks, runs, tuned))
-    open_run(out, _config([identity(*part) for part in parts], settings))
+    check_distinct(banks)
+    parts = zip_longest(banks, runs, tuned)
+    opened = [open_subject(bank, run, settings, tuned=beside) for bank, run, beside in parts]
+    open_run(out, _config([each.identity for each in opened], settings))
     subjects = [
-        prepare(bank, run, out / "masks" / str(number), settings, tuned=beside, progress=progress)
-        for number, (bank, run, beside) in enumerate(parts)
+        prepare(each, out / "masks" / str(number), settings, progress=progress) for number, each in enumerate(opened)
     ]
     results: dict[str, Any] = {name: [] for name in ("records", "summaries", "comparisons", "rejects")}
     overlays: list[Overlay] = []
