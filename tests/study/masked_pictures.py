@@ -10,7 +10,7 @@ from PIL import Image
 
 from adaptmed import Manifest, load_image_encoder, load_text_encoder, lora
 from adaptmed.bank import Bank
-from adaptmed.study.segmentation.settings import SegmentationStudy
+from adaptmed.study.segmentation.settings import KNOWN, SegmentationStudy
 from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
@@ -21,14 +21,16 @@ from tests.tasks.training import METHOD
 
 PLACES = {1: (slice(4, 16), slice(4, 16)), 2: (slice(20, 32), slice(22, 36))}
 NAMES = {0: "background", 1: "high", 2: "low"}
+METHOD_SHORT = replace(METHOD, schedule=replace(METHOD.schedule, epochs=1))
 TRAINING = SegmentationSettings(steps=2, validations=1, batch_size=4, channels=4, precision="fp32")
 STUDY = SegmentationStudy(
     fractions=(0.25, 1.0), seeds=2, replicates=30, training=TRAINING, labels=NAMES, learning_rates=(0.01,)
 )
+EVERY = replace(STUDY, arms=KNOWN)
 
 
 def write_masked_table(folder: Path, *, pictures: int = 40) -> Path:
-    """Two pictures per patient; of every ten patients six train, two validate and two test."""
+    """Two pictures per patient; of every ten patients six train, two validate and two test; some hold nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     rows = []
@@ -36,7 +38,7 @@ def write_masked_table(folder: Path, *, pictures: int = 40) -> Path:
         pixels = generator.integers(0, 150, (36, 40), dtype=np.uint8)
         mask = np.zeros((36, 40), dtype=np.uint8)
         for value, place in PLACES.items():
-            if generator.random() < 0.5:
+            if generator.random() < 0.5 and number % 19:
                 pixels[place] += np.uint8(100)
                 mask[place] = value
         Image.fromarray(pixels).save(folder / f"{number}.png")
@@ -65,5 +67,5 @@ def embed_pictures(table: Path, out: Path, *, tuned: bool = False) -> Bank:
 
 
 def pretrain_one_epoch(bank: Bank, out: Path) -> Path:
-    pretrain(bank, replace(METHOD, schedule=replace(METHOD.schedule, epochs=1)), out, device="cpu")
+    pretrain(bank, METHOD_SHORT, out, device="cpu")
     return out

@@ -175,8 +175,7 @@ def _tuned(plain: Bank, bank: Bank, run: Path, settings: SegmentationStudy) -> t
 
 
 def _check_arms(bank: Bank, arms: Sequence[str]) -> None:
-    images = bank.info.images
-    if "unet" in arms and bank.holds_volumes and images is not None and not images.pixels:
+    if "unet" in arms and not has_pixels(bank):
         expected, fix = "the pixels of its volumes, which the arm unet reads", "Embed with --pixels, or leave unet out."
         raise InputError(sentence(str(bank.folder), expected=expected, got="none", fix=fix))
 
@@ -201,6 +200,12 @@ def _truth(bank: Bank, masks: Masks, test: Int[np.ndarray, " m"]) -> Truth:
         dataset=dataset,
         encoder=encoder,
     )
+
+
+def has_pixels(bank: Bank) -> bool:
+    """Whether images can be read: those of volumes only from the bank, pictures from their files too."""
+    images = bank.info.images
+    return images is not None and (images.pixels or not bank.holds_volumes)
 
 
 def shown_rows(subject: Subject, count: int) -> Sequence[int]:

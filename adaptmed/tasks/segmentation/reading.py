@@ -84,7 +84,7 @@ class WindowReader:
             return self._stored(np.array([self.bank.items_of(row).start]))[0]
         return prepare(read_image(self._files.image(row)), self.images.preprocessing)
 
-    def _pixels(self, rows: Places, items: Places) -> Float[Tensor, "n 3 height width_px"]:
+    def _pixels(self, rows: Places, items: Int[np.ndarray, " item"]) -> Float[Tensor, "item 3 height width_px"]:
         if self.images.pixels:
             return self._stored(items)
         return torch.stack(list(self._pool.map(self.picture, rows.tolist())))
