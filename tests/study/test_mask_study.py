@@ -151,6 +151,21 @@ def test_test_patients_that_a_run_has_seen_are_refused_or_marked(masked, leaking
     assert "1 test patients were seen in training; the numbers are too good" in page
 
 
+def test_the_report_says_when_the_patients_of_the_training_are_not_known(masked, tmp_path):
+    shutil.copytree(masked / "run" / "adaptor", tmp_path / "alone")
+    for run, known in ((masked / "run" / "adaptor", True), (tmp_path / "alone", False)):
+        out = tmp_path / f"out-{known}"
+        study_segmentation([Bank.open(masked / "bank")], [run], out, settings=SMALL, device="cpu")
+        said = "which patients a run was trained on is not known" in (out / "report.html").read_text()
+        assert said is not known
+
+
+def test_the_rate_that_decides_nothing_is_not_among_the_settings(masked, tmp_path):
+    results = run_small(masked, tmp_path / "out", replace(SMALL, arms=("empty",), learning_rates=(0.5,)))
+    assert results["settings"]["learning_rates"] == [0.5]
+    assert "learning_rate" not in results["settings"]["training"]
+
+
 def test_without_an_adaptor_its_arms_are_left_out(masked, tmp_path):
     results = run_small(masked, tmp_path / "out", replace(SMALL, arms=None))
     assert list(dict.fromkeys(row["arm"] for row in results["summaries"])) == ["empty", "unet", "frozen"]
