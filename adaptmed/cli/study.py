@@ -19,7 +19,7 @@ def study(
     tuned_adaptor: list[Path] | None = None,
     fractions: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (0.01, 0.1, 1.0),
     seeds: int | None = None,
-    arms: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    arms: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=False)] = (),
     prompts: Path | None = None,
     decoder: Literal["image-concat", "dpt", "unetr", "unet"] = "image-concat",
     mask_labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = (),

@@ -55,6 +55,26 @@ def check_labels(run: Path, fractions: Sequence[float]) -> None:
     raise InputError(sentence(str(run), expected="a run that no label has trained", got=got, fix=fix))
 
 
+def place_of(bank: Bank) -> tuple[str, str]:
+    """Name a bank's table and its encoders, as every record of a study does."""
+    info = bank.info
+    images, texts = ("-" if side is None else side.name for side in (info.images, info.texts))
+    return info.manifest.rsplit("/", 1)[-1], f"{images} + {texts}"
+
+
+def check_distinct(banks: Sequence[Bank]) -> None:
+    """Check that no two banks share table and encoders: tables and curves are drawn per pair, and would mix them up.
+
+    Raises:
+        InputError: If two do.
+    """
+    names = [place_of(bank) for bank in banks]
+    for name in names:
+        if names.count(name) > 1:
+            got, fix = f"{' with '.join(name)} twice", "Study them into two --out folders."
+            raise InputError(sentence("banks", expected="other data or other encoders each", got=got, fix=fix))
+
+
 def _facts(bank: Bank) -> dict[str, Any]:
     """What decides the Tokens of a bank, LoRA apart."""
     image, text = records_of(bank)

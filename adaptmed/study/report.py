@@ -25,8 +25,8 @@ from adaptmed.study.tables import (
     differences,
     number,
     per_label,
-    percent,
     retrieval_table,
+    share,
     side,
     whole,
     zero_shot_table,
@@ -154,8 +154,7 @@ def _sentence(values: Mapping[tuple[str, float], Row], gap: Row) -> str:
         -1: f"{size} below the best baseline ({gap['baseline']})",
         0: f"not told apart from the best baseline ({gap['baseline']}; difference {size})",
     }[side(gap)]
-    share = f"{percent(fraction)} {'masks' if row.get('task') == 'segmentation' else 'labels'}"
-    return f"At {share} the {gap['arm']} reaches {number(row['value'], digits=2)} {metric}, {verdict}."
+    return f"At {share(fraction, [row])} the {gap['arm']} reaches {number(row['value'], digits=2)} {metric}, {verdict}."
 
 
 def leak_mark(results: Mapping[str, Any]) -> str:

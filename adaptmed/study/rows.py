@@ -9,6 +9,7 @@ from jaxtyping import Int, Shaped
 from adaptmed.bank import Bank
 from adaptmed.data.splits import fraction_rows
 from adaptmed.errors import InputError, sentence
+from adaptmed.study.checks import place_of
 from adaptmed.study.statistics import Truth
 from adaptmed.tasks.labelled import labelled_rows, labels_of, names_of, patients_of, require_unseen, with_image
 
@@ -74,13 +75,13 @@ def study_rows(bank: Bank, *, seen: Iterable[str] = (), allow_overlap: bool = Fa
             raise InputError(sentence(str(bank.folder), expected=expected, got="none", fix=fix))
     judged = with_image(bank, "test")
     require_unseen(bank, judged, seen, allow_overlap=allow_overlap)
-    info = bank.info
+    dataset, encoder = place_of(bank)
     truth = Truth(
-        kind="multilabel" if info.class_column is None else "multiclass",
+        kind="multilabel" if bank.info.class_column is None else "multiclass",
         names=names_of(bank),
         labels=labels_of(bank, test),
         patients=patients_of(bank, test),
-        dataset=info.manifest.rsplit("/", 1)[-1],
-        encoder=f"{info.images.name if info.images else '-'} + {info.texts.name if info.texts else '-'}",
+        dataset=dataset,
+        encoder=encoder,
     )
     return StudyRows(train, test, judged, labels_of(bank, train), patients_of(bank, train), truth)

@@ -54,9 +54,9 @@ class Judgement:
         ]
 
     def summaries(self) -> list[Record]:
-        """One summary per arm, fraction, metric and label, see `summaries`."""
+        """One summary per arm, fraction, metric and label, see `summaries`; the order of cells changes no draw."""
         groups: dict[tuple[str, float], list[int]] = defaultdict(list)
-        for number, cell in enumerate(self.cells):
+        for number, cell in sorted(enumerate(self.cells), key=lambda item: item[1].seed):
             groups[cell.arm, cell.fraction].append(number)
         return [
             {**_facts([self.cells[number] for number in members], self.truth, label), "metric": metric}
@@ -67,12 +67,12 @@ class Judgement:
 
     def comparisons(self, baseline: str) -> list[Record]:
         """One paired difference per other arm, fraction, metric and label, see `comparisons`."""
-        place = {(cell.arm, cell.fraction, cell.seed): number for number, cell in enumerate(self.cells)}
+        by_seed = sorted(enumerate(self.cells), key=lambda item: item[1].seed)
+        place = {(cell.arm, cell.fraction, cell.seed): number for number, cell in by_seed}
         arms = list(dict.fromkeys(cell.arm for cell in self.cells))
         if baseline not in arms:
-            raise InputError(
-                sentence("baseline", expected=f"one of {arms}", got=baseline, fix="Name an arm judged here.")
-            )
+            fix = "Name an arm judged here."
+            raise InputError(sentence("baseline", expected=f"one of {arms}", got=baseline, fix=fix))
         pairs: dict[tuple[str, float], list[tuple[int, int]]] = defaultdict(list)
         for (arm, fraction, seed), number in place.items():
             if arm != baseline and (baseline, fraction, seed) in place:

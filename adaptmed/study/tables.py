@@ -67,6 +67,17 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:g}\u00a0%"
 
 
+def share(fraction: float, rows: Sequence[Row]) -> str:
+    r"""Format a fraction of what the rows were trained on: labels or masks.
+
+    Example:
+        >>> share(0.1, [{"task": "segmentation"}])
+        '10\xa0% masks'
+    """
+    masks = any(row.get("task") == "segmentation" for row in rows)
+    return f"{percent(fraction)} {'masks' if masks else 'labels'}"
+
+
 def side(row: Row) -> int:
     """Return 1 or -1 when the interval of a difference lies above or below 0, and 0 when it holds 0."""
     low, high = row.get("ci_low"), row.get("ci_high")
@@ -123,7 +134,7 @@ def per_label(summaries: Sequence[Row], metric: str, fraction: float) -> Table:
         count = next((row["n_positive"] for row in mine.values() if row.get("n_positive") is not None), None)
         entries = [_entry(mine.get(arm), best=arm in best) for arm in arms]
         lines.append((str(label), (Entry("—" if count is None else f"{count:,}"), *entries)))
-    return Table(f"At {percent(fraction)} labels", "label", ("training positives", *map(str, arms)), tuple(lines))
+    return Table(f"At {share(fraction, rows)}", "label", ("training positives", *map(str, arms)), tuple(lines))
 
 
 def backbone_grid(summaries: Sequence[Row], metric: str, arm: str, fraction: float) -> Table:
@@ -136,7 +147,7 @@ def backbone_grid(summaries: Sequence[Row], metric: str, arm: str, fraction: flo
     for text in texts:
         found = [cells.get((image, text)) for image in images]
         lines.append((text, tuple(_entry(row, best=row is not None and row["value"] == best) for row in found)))
-    return Table(f"{arm} at {percent(fraction)} labels", "text encoder ╲ image encoder", tuple(images), tuple(lines))
+    return Table(f"{arm} at {share(fraction, rows)}", "text encoder ╲ image encoder", tuple(images), tuple(lines))
 
 
 def retrieval_table(rows: Sequence[Row]) -> Table:

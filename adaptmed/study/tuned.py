@@ -77,7 +77,7 @@ def prepare_tuned(plain: Bank, bank: Bank, run: Path, fractions: Sequence[float]
     return Tuned(
         bank=bank,
         adaptor=adaptor,
-        lora_parameters=_lora_parameters(adaptor),
+        lora_parameters=lora_parameters(adaptor),
         seen=read_seen(run),
         weights=weights_of(run),
     )
@@ -107,7 +107,8 @@ def weights_of(run: Path) -> str:
     return hashlib.sha256((find_adaptor(run) / TENSOR_FILE).read_bytes()).hexdigest()
 
 
-def _lora_parameters(adaptor: Adaptor) -> int:
+def lora_parameters(adaptor: Adaptor) -> int:
+    """Count the LoRA parameters of both encoders that a saved adaptor belongs to."""
     from adaptmed.lora import saved_parameters
 
     return sum(saved_parameters(folder) for folder in adaptor.encoders.lora_folders.values())

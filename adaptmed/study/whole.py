@@ -10,6 +10,7 @@ from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.model import trainable_parameters
 from adaptmed.saving import library_versions
+from adaptmed.study.checks import check_distinct
 from adaptmed.study.pictures import maps_of, retrieval_examples
 from adaptmed.study.report import write_report
 from adaptmed.study.run import Progress, StudySettings, Subject, arms_of, cells_of, prepare, results_of
@@ -58,7 +59,7 @@ def study(
     settings = replace(settings, arms=settings.chosen(tuned=bool(tuned)))
     beside: Sequence[tuple[Bank, Path] | None] = tuned or [None] * len(banks)
     subjects = [prepare(bank, run, settings, tuned=pair) for bank, run, pair in zip(banks, runs, beside, strict=True)]
-    _check_distinct(subjects)
+    check_distinct(banks)
     makers = [arms_of(subject, settings) for subject in subjects]
     open_run(out, _config(subjects, settings))
     results: dict[str, Any] = {}
@@ -83,15 +84,6 @@ def study(
         no_examples=not examples,
     )
     return results
-
-
-def _check_distinct(subjects: Sequence[Subject]) -> None:
-    """Tables and curves are drawn per dataset and encoder pair; two banks of one pair would be mixed up."""
-    names = [(subject.rows.truth.dataset, subject.rows.truth.encoder) for subject in subjects]
-    for name in names:
-        if names.count(name) > 1:
-            got, fix = f"{' with '.join(name)} twice", "Study them into two --out folders."
-            raise InputError(sentence("banks", expected="other data or other encoders each", got=got, fix=fix))
 
 
 def _config(subjects: Sequence[Subject], settings: StudySettings) -> dict[str, object]:

@@ -16,6 +16,7 @@ from adaptmed.metrics.segmentation import METRICS
 from adaptmed.model import Adaptor, trainable_parameters
 from adaptmed.study.segmentation.settings import TUNED, SegmentationStudy
 from adaptmed.study.segmentation.subject import Subject
+from adaptmed.study.tuned import lora_parameters
 from adaptmed.tasks.image_classifier import trainable_fusion
 from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.pretraining import step_seed
@@ -119,8 +120,9 @@ def _contender(name: str, subject: Subject, training: SegmentationSettings) -> C
         )
     tuned = name == "adaptor-trained"
     build = partial(_decoding, bank, subject, training, fusion, train_fusion=tuned)
-    frozen = 0 if tuned else sum(parameter.numel() for parameter in fusion.parameters())
-    return Contender(bank, wanted, build, pretrained=frozen)
+    pretrained = 0 if tuned else sum(parameter.numel() for parameter in fusion.parameters())
+    pretrained += lora_parameters(adaptor) if name == TUNED else 0
+    return Contender(bank, wanted, build, pretrained=pretrained)
 
 
 def _decoding(

@@ -1,5 +1,6 @@
 """What a study of segmentation runs over."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -55,9 +56,10 @@ class SegmentationStudy:
         if not rates or len(rates) < len(self.learning_rates) or not min(rates) > 0:
             expected, fix = "distinct rates above 0", "Try 3e-3."
             raise InputError(sentence("learning_rates", expected=expected, got=self.learning_rates, fix=fix))
-        unknown = [name for name in self.arms or () if name not in KNOWN]
-        if unknown or (self.arms is not None and len(set(self.arms)) != len(self.arms)):
-            expected, got = f"distinct names among {', '.join(KNOWN)}", ", ".join(unknown or self.arms or ())
+        arms = self.arms
+        unknown = [name for name in arms or () if name not in KNOWN]
+        if arms is not None and (unknown or not arms or len(set(arms)) != len(arms)):
+            expected, got = f"distinct names among {', '.join(KNOWN)}", ", ".join(unknown or arms) or "none"
             raise InputError(sentence("arms", expected=expected, got=got, fix="Check the spelling."))
 
     def chosen(self, *, adaptor: bool, tuned: bool) -> tuple[str, ...]:
@@ -79,7 +81,8 @@ class SegmentationStudy:
         return self.arms
 
     def as_json(self) -> dict[str, Any]:
-        """Everything that decides a cell, as JSON values."""
-        facts = asdict(self)
+        """Everything that decides a cell, as JSON values; the decoder's own rate decides none, ``learning_rates`` do."""
         named = None if self.labels is None else {str(value): name for value, name in self.labels.items()}
-        return {name: value for name, value in facts.items() if name not in ("seeds", "fractions")} | {"labels": named}
+        facts = {name: value for name, value in asdict(self).items() if name not in ("seeds", "fractions")}
+        del facts["training"]["learning_rate"]
+        return json.loads(json.dumps(facts | {"labels": named}))

@@ -11,11 +11,11 @@ from adaptmed.bank import Bank
 from adaptmed.data.splits import fraction_rows
 from adaptmed.errors import InputError, sentence
 from adaptmed.model import Adaptor
-from adaptmed.study.checks import check_labels, check_tuned
+from adaptmed.study.checks import check_labels, check_tuned, place_of
 from adaptmed.study.scoring import Truth
 from adaptmed.study.segmentation.settings import SegmentationStudy
 from adaptmed.study.tuned import identity_of, weights_of
-from adaptmed.tasks.labelled import overlap_of, patients_of, require_unseen
+from adaptmed.tasks.labelled import overlap_of, patients_of, require_unseen, with_image
 from adaptmed.tasks.run_folder import read_seen
 from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks
@@ -62,55 +62,93 @@ class Subject:
         return np.flatnonzero(fraction_rows(self.patients, self.present.astype(float), share, seed=seed))
 
 
-def prepare(
-    bank: Bank,
-    run: Path | None,
-    folder: Path,
-    settings: SegmentationStudy,
-    *,
-    tuned: Run | None = None,
-    progress: Progress = lambda *_: None,
-) -> Subject:
-    """Open the masks, check that runs and banks belong together and that no test patient was seen.
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A bank with its adaptors, which belong together, before a mask was read.
+
+    Attributes:
+        bank: Tokens and splits.
+        adaptor: See `Subject`.
+        tuned: See `Subject`.
+        identity: See `Subject`.
+        seen: Digests of the patients that its runs have read.
+        seen_known: See `Subject`.
+    """
+
+    bank: Bank
+    adaptor: Adaptor | None
+    tuned: tuple[Bank, Adaptor] | None
+    identity: str
+    seen: frozenset[str]
+    seen_known: bool
+
+
+def open_subject(bank: Bank, run: Path | None, settings: SegmentationStudy, *, tuned: Run | None = None) -> Opened:
+    """Check that runs and banks belong together, that every arm can run and that no test patient was seen.
+
+    Nothing is written, so that a study that is refused leaves its folder free for another try.
 
     Args:
         bank: With image Tokens, and rows with masks.
         run: Run folder of ``adaptmed pretrain``, or a saved adaptor; ``None`` leaves its arms out.
-        folder: Where what is found in the masks is kept.
         settings: The study's.
         tuned: The bank of the same rows that tuned encoders wrote, and the run that tuned them.
-        progress: Called with what is being done, what is done of it and the whole.
 
     Raises:
-        InputError: There are no usable masks, the decoder does not fit the bank, a run was trained on Tokens of other
-            encoders, or labels outside a fraction were read.
+        InputError: The decoder does not fit the bank, an arm cannot run, a run was trained on Tokens of other encoders,
+            or labels outside a fraction were read.
         OverlapError: A test patient was seen by a run, or stands in another split.
     """
     check_bank(bank, settings.training.decoder)
+    _check_arms(bank, settings.chosen(adaptor=run is not None, tuned=tuned is not None))
     adaptor = None if run is None else _adaptor(bank, run, settings)
     beside = None if tuned is None else _tuned(bank, *tuned, settings)
-    runs = _runs(run, tuned)
-    said = [read_seen(path) for path in runs]
+    said = [read_seen(path) for path in _runs(run, tuned)]
     seen = frozenset().union(*(digests or () for digests in said))
+    require_unseen(bank, _with_mask(bank, "test"), seen, allow_overlap=settings.allow_overlap)
+    return Opened(
+        bank=bank,
+        adaptor=adaptor,
+        tuned=beside,
+        identity=identity(bank, run, tuned),
+        seen=seen,
+        seen_known=all(digests is not None for digests in said),
+    )
+
+
+def prepare(
+    opened: Opened, folder: Path, settings: SegmentationStudy, *, progress: Progress = lambda *_: None
+) -> Subject:
+    """Open the masks.
+
+    Args:
+        opened: Bank and adaptors.
+        folder: Where what is found in the masks is kept.
+        settings: The study's.
+        progress: Called with what is being done, what is done of it and the whole.
+
+    Raises:
+        InputError: There are no usable masks.
+    """
+    bank = opened.bank
     masks = find_masks(bank, folder, labels=settings.labels, progress=progress)
     train, test = masks.rows("train"), masks.rows("test")
     if not len(test):
         fix = "Check the split column and the masks with `adaptmed check`."
         raise InputError(sentence(str(bank.folder), expected="usable masks in the split test", got="none", fix=fix))
-    require_unseen(bank, test, seen, allow_overlap=settings.allow_overlap)
     return Subject(
         bank=bank,
         masks=masks,
-        adaptor=adaptor,
-        tuned=beside,
+        adaptor=opened.adaptor,
+        tuned=opened.tuned,
         train=train,
         test=test,
         patients=patients_of(bank, train),
         present=masks.present(train),
         truth=_truth(bank, masks, test),
-        identity=identity(bank, run, tuned),
-        overlap=overlap_of(bank, test, seen),
-        seen_known=all(digests is not None for digests in said),
+        identity=opened.identity,
+        overlap=overlap_of(bank, test, opened.seen),
+        seen_known=opened.seen_known,
     )
 
 
@@ -136,8 +174,20 @@ def _tuned(plain: Bank, bank: Bank, run: Path, settings: SegmentationStudy) -> t
     return bank, _adaptor(bank, run, settings)
 
 
+def _check_arms(bank: Bank, arms: Sequence[str]) -> None:
+    if "unet" in arms and not has_pixels(bank):
+        expected, fix = "the pixels of its volumes, which the arm unet reads", "Embed with --pixels, or leave unet out."
+        raise InputError(sentence(str(bank.folder), expected=expected, got="none", fix=fix))
+
+
+def _with_mask(bank: Bank, split: str) -> Int[np.ndarray, " n"]:
+    """Row numbers of a split that have an image and name a mask, usable or not."""
+    rows = with_image(bank, split)
+    return rows[bank.rows["mask"].iloc[rows].astype(str).to_numpy() != ""] if "mask" in bank.rows else rows[:0]
+
+
 def _truth(bank: Bank, masks: Masks, test: Int[np.ndarray, " m"]) -> Truth:
-    info, names = bank.info, masks.names
+    names, (dataset, encoder) = masks.names, place_of(bank)
     taken = sorted({"macro", "all"} & set(names))
     if taken:
         expected, fix = "other label names than macro and all, which name the means", "Rename it in --mask-labels."
@@ -147,9 +197,15 @@ def _truth(bank: Bank, masks: Masks, test: Int[np.ndarray, " m"]) -> Truth:
         names=names,
         labels=masks.present(test).astype(float),
         patients=patients_of(bank, test),
-        dataset=info.manifest.rsplit("/", 1)[-1],
-        encoder=f"{info.images.name if info.images else '-'} + {info.texts.name if info.texts else '-'}",
+        dataset=dataset,
+        encoder=encoder,
     )
+
+
+def has_pixels(bank: Bank) -> bool:
+    """Whether images can be read: those of volumes only from the bank, pictures from their files too."""
+    images = bank.info.images
+    return images is not None and (images.pixels or not bank.holds_volumes)
 
 
 def shown_rows(subject: Subject, count: int) -> Sequence[int]:

@@ -15,12 +15,13 @@ from adaptmed.data.mask_labels import as_classes
 from adaptmed.errors import InputError, sentence
 from adaptmed.saving import library_versions
 from adaptmed.study.cells import cell_path, read_cell, write_cell
+from adaptmed.study.checks import check_distinct
 from adaptmed.study.report import write_report
 from adaptmed.study.run import Progress
 from adaptmed.study.segmentation.arms import Arm, Outcome, arms_of
 from adaptmed.study.segmentation.overlays import Overlay, colours, draw_overlay
 from adaptmed.study.segmentation.settings import BASELINES, TUNED, SegmentationStudy
-from adaptmed.study.segmentation.subject import Run, Subject, identity, prepare, shown_rows
+from adaptmed.study.segmentation.subject import Run, Subject, has_pixels, open_subject, prepare, shown_rows
 from adaptmed.study.statistics import Cell, judge, write_json
 from adaptmed.tasks.run_folder import open_run
 from adaptmed.tasks.segmentation.reading import Wanted, WindowReader
@@ -63,11 +64,12 @@ def study_segmentation(
         OverlapError: A test patient was seen by a run.
     """
     _check_counts(banks, runs, tuned)
-    parts = list(zip_longest(banks, runs, tuned))
-    open_run(out, _config([identity(*part) for part in parts], settings))
+    check_distinct(banks)
+    parts = zip_longest(banks, runs, tuned)
+    opened = [open_subject(bank, run, settings, tuned=beside) for bank, run, beside in parts]
+    open_run(out, _config([each.identity for each in opened], settings))
     subjects = [
-        prepare(bank, run, out / "masks" / str(number), settings, tuned=beside, progress=progress)
-        for number, (bank, run, beside) in enumerate(parts)
+        prepare(each, out / "masks" / str(number), settings, progress=progress) for number, each in enumerate(opened)
     ]
     results: dict[str, Any] = {name: [] for name in ("records", "summaries", "comparisons", "rejects")}
     overlays: list[Overlay] = []
@@ -77,7 +79,7 @@ def study_segmentation(
         cells = _cells(subject, settings, out, arms, progress)
         for name, rows in _results(subject, cells, settings).items():
             results[name].extend(rows)
-        if examples:
+        if examples and has_pixels(subject.bank):
             overlays += _overlays(subject, settings, out, list(arms), shown)
     results["settings"] = settings.as_json() | {
         "task": "segmentation",
@@ -91,7 +93,7 @@ def study_segmentation(
         results=results,
         overlays=overlays,
         colours=colours(subjects[0].masks.names),
-        facts={"title": title, "cautions": _cautions(subjects), **_facts(subjects, settings)},
+        facts={"title": title, "cautions": _cautions(subjects, examples=examples), **_facts(subjects, settings)},
         no_examples=not examples,
     )
     return results
@@ -223,7 +225,7 @@ def _config(identities: Sequence[str], settings: SegmentationStudy) -> dict[str,
     return {"command": "study", "task": "segmentation", "subjects": list(identities), **settings.as_json(), **ran}
 
 
-def _cautions(subjects: Sequence[Subject]) -> list[str]:
+def _cautions(subjects: Sequence[Subject], *, examples: bool) -> list[str]:
     cautions = []
     for subject in subjects:
         encoder = subject.truth.encoder
@@ -242,6 +244,8 @@ def _cautions(subjects: Sequence[Subject]) -> list[str]:
                 f"{encoder}: {len(subject.masks.rejects)} rows were left out because their mask cannot be used; "
                 "rejects.jsonl says why."
             )
+        if examples and not has_pixels(subject.bank):
+            cautions.append(f"{encoder}: no test image is shown, because the bank holds no pixels of its volumes.")
     return cautions
 
 
