@@ -25,6 +25,7 @@ from tests.tasks.training import METHOD
 WHOLE = EmbedOptions(layout=Layout("all"), dtype="float32", precision="fp32", workers=1, shard_size=8, taps=2)
 LOW, HIGH = 2, 5
 """Values of the two labels: without a gap between them no class would differ from its value."""
+VALUES = np.array([0, LOW, HIGH])
 SIZES = ((37, 45), (40, 40), (45, 33))
 DEPTHS = (5, 2, 7, 3, 1, 4, 6, 2, 3, 5)
 SPLITS = ("train", "train", "train", "validate", "test")

@@ -47,7 +47,7 @@ def predict(
 
 
 def _images(inputs: tuple[Path, ...], split: str | None) -> dict[str, Path]:
-    """Name every image: as a table does, or by what follows the folder that all of them share."""
+    """Name every image: as a table does, or by what its file or folder is called."""
     from adaptmed.data.manifest import Manifest
 
     if len(inputs) == 1 and inputs[0].suffix.lower() in _TABLES:
@@ -58,7 +58,7 @@ def _images(inputs: tuple[Path, ...], split: str | None) -> dict[str, Path]:
         expected = "images, or one table" if split is None else "one table beside --split"
         fix = "Pass for example chest.png, or manifest.csv."
         raise InputError(sentence("inputs", expected=expected, got=f"{len(inputs)} paths", fix=fix))
-    names = [path.name for path in inputs]
+    names = [(path.resolve() if path.name in ("", "..") else path).name for path in inputs]
     if len(set(names)) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
         fix = "Predict them into two folders, or list them in a table."

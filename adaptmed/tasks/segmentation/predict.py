@@ -170,10 +170,10 @@ def predict(
 
 
 def mask_names(images: Iterable[str], *, volumes: bool) -> dict[str, str]:
-    """Name the mask of every image: its own name, with the suffix of a mask.
+    """Name the mask of every image: its own name, with the suffix of a mask, below the folder that masks go to.
 
     Args:
-        images: Names, relative.
+        images: Names. Of absolute ones the root is left out, and of others the steps upwards.
         volumes: Whether they are volumes.
 
     Raises:
@@ -182,12 +182,13 @@ def mask_names(images: Iterable[str], *, volumes: bool) -> dict[str, str]:
     Example:
         >>> mask_names(["a/1.jpg", "a/2.dcm"], volumes=False), mask_names(["ct.nii", "series"], volumes=True)
         ({'a/1.jpg': 'a/1.png', 'a/2.dcm': 'a/2.png'}, {'ct.nii': 'ct.nii.gz', 'series': 'series.nii.gz'})
+        >>> mask_names(["/data/1.jpg", "../b/2.jpg", "1.2.840.7"], volumes=False)
+        {'/data/1.jpg': 'data/1.png', '../b/2.jpg': 'b/2.png', '1.2.840.7': '1.2.840.7.png'}
     """
     names: dict[str, str] = {}
     taken: dict[str, str] = {}
     for image in images:
-        stem = next((image[: -len(suffix)] for suffix in NIFTI if image.lower().endswith(suffix)), None)
-        mask = f"{stem or image}.nii.gz" if volumes else str(Path(image).with_suffix(".png"))
+        mask = _mask_name(image, volumes=volumes)
         if mask in taken:
             expected, fix = (
                 f"another name than {taken[mask]}, whose mask is {mask} too",
@@ -196,3 +197,14 @@ def mask_names(images: Iterable[str], *, volumes: bool) -> dict[str, str]:
             raise InputError(sentence(image, expected=expected, got="the same", fix=fix))
         names[image], taken[mask] = mask, image
     return names
+
+
+def _mask_name(image: str, *, volumes: bool) -> str:
+    path = Path(image)
+    path = Path(*(part for part in path.parts if part not in (path.anchor, "..")))
+    name = str(path)
+    if volumes:
+        stem = next((name[: -len(suffix)] for suffix in NIFTI if name.lower().endswith(suffix)), None)
+        return f"{stem or name}.nii.gz"
+    end = path.suffix
+    return f"{name}.png" if end[1:].isdigit() else str(path.with_suffix(".png"))  # files may be named by a UID

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from adaptmed.bank import Bank
@@ -18,7 +19,7 @@ from adaptmed.tasks.segmentation.model import Segmenter, fit_entrance
 from adaptmed.tasks.segmentation.reading import Examples, Wanted, WindowReader
 from adaptmed.tasks.segmentation.shapes import shape_for
 from adaptmed.tasks.segmentation.training import SegmentationTask, start, train
-from tests.masked_images import HIGH, QUICK
+from tests.masked_images import HIGH, QUICK, write_pictures
 
 ALL = Wanted(tokens=True, taps=True, pixels=True)
 TRANSFORMER = [name for name, needs in NEEDS.items() if "transformer" in needs.encoders]
@@ -29,11 +30,11 @@ def masks(pictures, tmp_path_factory):
     return find_masks(pictures, tmp_path_factory.mktemp("masks"))
 
 
-def segmenter(bank, run, kind="image-concat", **options):
+def segmenter(bank, run, kind="image-concat", classes=3, **options):
     torch.manual_seed(1)
     fusion = Adaptor.from_pretrained(run, load_encoders=False).fusion.requires_grad_(requires_grad=False)
     settings = replace(QUICK, decoder=kind)
-    decoder = build_decoder(shape_for(bank, settings, fused_width=fusion.width, classes=3))
+    decoder = build_decoder(shape_for(bank, settings, fused_width=fusion.width, classes=classes))
     return Segmenter(decoder, fusion=fusion, **options).eval()
 
 
@@ -115,10 +116,15 @@ def test_training_starts_from_maps_of_mean_0_and_deviation_1(request, run, tmp_p
         torch.testing.assert_close(scaled.std(0, correction=0), torch.ones(values.shape[1]), rtol=0, atol=1e-3)
 
 
-def test_it_learns_bright_squares(pictures, run, masks):
-    settings = replace(QUICK, steps=60, channels=8, batch_size=6)
-    model, rows = segmenter(pictures, run).train(), masks.rows("train")
-    examples = Examples(WindowReader(pictures, Wanted()), masks, rows, 1, seed=0)
+def test_it_learns_bright_squares(embedded, run, tmp_path):
+    table = write_pictures(tmp_path / "data")
+    for name in table["mask"]:
+        bright = np.asarray(Image.open(tmp_path / "data" / name)) == HIGH
+        Image.fromarray(bright.astype(np.uint8)).save(tmp_path / "data" / name)
+    bank = embedded(table)
+    masks, settings = find_masks(bank, tmp_path / "masks"), replace(QUICK, steps=80, channels=8, learning_rate=1e-2)
+    model, rows = segmenter(bank, run, classes=2).train(), masks.rows("train")
+    examples = Examples(WindowReader(bank, Wanted()), masks, rows, 1, seed=0)
     task, batch = SegmentationTask(model, settings, seed=0), examples.batch(np.arange(len(rows)), 0)
     with torch.no_grad():
         before = task.training_step(batch, 0)
@@ -126,10 +132,9 @@ def test_it_learns_bright_squares(pictures, run, masks):
     assert not model.training
     with torch.no_grad():
         after = task.training_step(batch, 0)
-    assert after < 0.8 * before
+    assert after < 0.5 * before
     found = score_model(model, examples.reader, masks, masks.rows("test").tolist(), settings, device="cpu")
-    bright = masks.names.index(f"label {HIGH}")
-    assert np.nanmean(found[:, bright, list(METRICS).index("dice_positives")]) > 0.5
+    assert np.nanmean(found[:, 0, list(METRICS).index("dice_positives")]) > 0.5
     assert np.isnan(found[:, :, 2:]).all()  # nobody knows the spacing of pictures
 
 
