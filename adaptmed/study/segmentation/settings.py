@@ -81,7 +81,7 @@ class SegmentationStudy:
         return self.arms
 
     def as_json(self) -> dict[str, Any]:
-        """Everything that decides a cell, as JSON values; the decoder's own rate decides none, ``learning_rates`` do."""
+        """Everything that decides a cell, as JSON values; of the rates these are ``learning_rates`` alone."""
         named = None if self.labels is None else {str(value): name for value, name in self.labels.items()}
         facts = {name: value for name, value in asdict(self).items() if name not in ("seeds", "fractions")}
         del facts["training"]["learning_rate"]
