@@ -70,16 +70,22 @@ def outcomes(subject, seed=0):
 
 
 def test_every_trained_arm_tries_each_rate_once_and_then_the_whole_fraction(subject, monkeypatch):
-    real, seen = contenders.train, []
+    real, real_score, seen, judged = contenders.train, contenders.score_model, [], []
     places = subject.fraction(0.5, 0)
 
     def train(model, examples, training, *, seed, device):
         seen.append((training.learning_rate, set(examples.rows.tolist())))
         real(model, examples, training, seed=seed, device=device)
 
+    def score(model, reader, masks, rows, training, *, device):
+        judged.append(set(rows))
+        return real_score(model, reader, masks, rows, training, device=device)
+
     monkeypatch.setattr(contenders, "train", train)
+    monkeypatch.setattr(contenders, "score_model", score)
     for name, arm in arms_of(subject, RATES, NONE_SHOWN, device="cpu").items():
         seen.clear()
+        judged.clear()
         found = arm(places, 0)
         if name == "empty":
             assert (seen, found.learning_rate) == ([], None)
@@ -88,6 +94,7 @@ def test_every_trained_arm_tries_each_rate_once_and_then_the_whole_fraction(subj
         assert [rate for rate, _ in tried] == list(RATES.learning_rates)
         assert rows == set(subject.train[places].tolist())
         assert all(part < rows for _, part in tried)
+        assert judged == [rows - part for _, part in tried] + [set(subject.test.tolist())]
         assert rate == found.learning_rate
 
 
