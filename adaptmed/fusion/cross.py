@@ -65,7 +65,9 @@ class CrossFusion(nn.Module):
         """Embed texts alone, L2-normalised; an item without any valid token gets the same constant as every other."""
         if not len(text):
             return text.values.new_zeros(0, self.width, dtype=torch.float32)
-        return embed_by_length(lambda part: self._embed(self.text_out, *self._alone(self._enter_text(part), part)), text)
+        return embed_by_length(
+            lambda part: self._embed(self.text_out, *self._alone(self._enter_text(part), part)), text
+        )
 
     def fuse(self, image: Tokens, text: Tokens) -> tuple[Tokens, Tokens, Float[Tensor, "batch joint_width"]]:
         """Let the two sides of each pair read each other.

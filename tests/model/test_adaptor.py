@@ -134,7 +134,7 @@ def test_parameters_are_printed_as_peft_prints_them(adaptor, capsys):
 
 
 def test_an_unknown_fusion_is_refused():
-    with pytest.raises(InputError, match="`fusion`: expected 'cross', but got 'magic'"):
+    with pytest.raises(InputError, match="`fusion`: expected one of cross, co, but got 'magic'"):
         Adaptor.from_encoders("bundled:efficientnet-lite0", "bundled:minilm-l6", fusion="magic")
 
 
