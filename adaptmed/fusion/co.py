@@ -42,7 +42,8 @@ class CoFusion(nn.Module):
     layers behind the poolers.
 
     Deviations from the released code, on purpose: inputs are standardised; attention weights are not dropped (the
-    branch around them is); the first *valid* token is pooled; images without a prefix token are pooled by their mean.
+    branch around them is); the first *valid* token is pooled; images without a prefix token are pooled by their mean;
+    one modality can pass alone.
 
     Args:
         config: Shape of the fusion.
@@ -174,6 +175,8 @@ def _kept(tokens: Tokens) -> Stream:
     if bool(tokens.valid.all()):
         return tokens.values, None
     values, valid = compact(tokens.values, tokens.valid)
+    if bool(valid.all()):  # as many tokens are hidden in every item
+        return values, None
     return values.masked_fill(~valid[..., None], 0.0), valid
 
 
@@ -193,5 +196,4 @@ def _leave(stream: Stream | None, pool: nn.Module, source: Tokens | None) -> Tok
         first = x.mean(1) if valid is None else masked_mean(x, valid)
     else:
         first = x[:, 0] if valid is None else x[:, 0].masked_fill(~valid[:, :1], 0.0)
-    values = x if valid is None else restore(x, source.valid)
-    return Tokens(values, source.valid, pool(first).tanh(), source.grid, source.prefix)
+    return Tokens(restore(x, source.valid), source.valid, pool(first).tanh(), source.grid, source.prefix)
