@@ -1,7 +1,6 @@
 """The Adaptor: two frozen encoders and the trainable fusion between their Tokens."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +14,8 @@ from adaptmed.bank import Bank
 from adaptmed.card import model_card
 from adaptmed.errors import InputError, sentence
 from adaptmed.frozen import FrozenEncoders, Images, Texts
-from adaptmed.fusion import CrossConfig, CrossFusion, Fusion, build_fusion
+from adaptmed.fusion import Fusion, ReleasedCrossFusion, build_fusion
+from adaptmed.fusion.config import check_kind, from_json, fusion_config, to_json
 from adaptmed.fusion.standardise import channel_statistics
 from adaptmed.records import records_of
 from adaptmed.saving import AdaptorConfig, find_adaptor, library_versions, read_adaptor, write_adaptor
@@ -53,7 +53,7 @@ class Adaptor(nn.Module):
         *,
         fusion: str = "cross",
         width: int = 256,
-        layers: int = 2,
+        layers: int | None = None,
         heads: int = 4,
         layout: str = "grid8",
         faithful: bool = False,
@@ -67,12 +67,12 @@ class Adaptor(nn.Module):
         Args:
             image: Name (``timm:…``, ``hf:…``, ``open_clip:…``, ``bundled:…``) or the encoder itself.
             text: Name or the encoder itself.
-            fusion: Kind of fusion; ``cross``.
+            fusion: Kind of fusion: ``cross`` or ``co``.
             width: Width of the fusion and of the embeddings.
-            layers: Layers, shared between the modalities.
+            layers: Layers: 2 of ``cross``, shared between the modalities, or 6 of ``co`` per modality when left out.
             heads: Attention heads.
             layout: How image Tokens are laid out before the fusion: ``gridN``, ``all`` or ``pooled``.
-            faithful: Arrange the fusion as the paper's released code does: pooled vectors through two 768-wide layers
+            faithful: Arrange ``cross`` as its paper's released code does: pooled vectors through two 768-wide layers
                 with 12 heads; then ``width``, ``layers`` and ``heads`` have no say.
             image_lora: Fresh LoRA inside the image encoder.
             text_lora: Fresh LoRA inside the text encoder.
@@ -80,17 +80,23 @@ class Adaptor(nn.Module):
         Raises:
             InputError: If a name, the kind of fusion, a size or a role of LoRA is not one there is.
         """
-        if fusion != "cross":
-            raise InputError(sentence("fusion", expected="'cross'", got=repr(fusion), fix="Pass fusion='cross'."))
+        check_kind(fusion, faithful=faithful)
         encoders = FrozenEncoders.of(image, text, layout)
         if image_lora is not None:
             encoders.attach_lora("image", image_lora)
         if text_lora is not None:
             encoders.attach_lora("text", text_lora)
         tokens = encoders.example_image_tokens()
-        sizes = {"width": width, "layers": layers, "heads": heads}
-        widths = encoders.image_record.width, encoders.text_record.width
-        shape = _shape(*widths, tokens.grid, tokens.prefix, sizes, faithful=faithful)
+        shape = fusion_config(
+            fusion,
+            (encoders.image_record.width, encoders.text_record.width),
+            grid=tokens.grid or (1, 1),
+            prefix=tokens.prefix,
+            faithful=faithful,
+            width=width,
+            layers=layers,
+            heads=heads,
+        )
         return cls(build_fusion(shape), encoders).to(tokens.values.device).eval()
 
     @classmethod
@@ -98,8 +104,9 @@ class Adaptor(nn.Module):
         cls,
         bank: Bank,
         *,
+        fusion: str = "cross",
         width: int = 256,
-        layers: int = 2,
+        layers: int | None = None,
         heads: int = 4,
         dropout: float = 0.1,
         faithful: bool = False,
@@ -108,8 +115,9 @@ class Adaptor(nn.Module):
 
         Args:
             bank: Holds Tokens of images and of texts.
+            fusion: Kind of fusion: ``cross`` or ``co``.
             width: Width of the fusion and of the embeddings.
-            layers: Layers, shared between the modalities.
+            layers: Layers: 2 of ``cross``, shared between the modalities, or 6 of ``co`` per modality when left out.
             heads: Attention heads.
             dropout: Dropout inside the fusion during training.
             faithful: The released arrangement, as in :meth:`from_encoders`.
@@ -120,8 +128,8 @@ class Adaptor(nn.Module):
         image, text = records_of(bank)
         assert bank.info.images is not None  # else there were no records
         grid, prefix = bank.info.images.grid, bank.info.images.prefix
-        sizes: dict[str, Any] = {"width": width, "layers": layers, "heads": heads, "dropout": dropout}
-        shape = _shape(image.width, text.width, grid, prefix, sizes, faithful=faithful)
+        widths, sizes = (image.width, text.width), {"width": width, "layers": layers, "heads": heads}
+        shape = fusion_config(fusion, widths, grid=grid, prefix=prefix, faithful=faithful, dropout=dropout, **sizes)
         encoders = FrozenEncoders(image, text, bank.info.layout)
         encoders.find_lora(bank.folder)
         return cls(build_fusion(shape), encoders)
@@ -134,7 +142,7 @@ class Adaptor(nn.Module):
             rows: Training rows; at most ``most`` of them, evenly spread, are read.
             most: Rows that are read.
         """
-        if not isinstance(self.fusion, CrossFusion):
+        if isinstance(self.fusion, ReleasedCrossFusion):
             return
         rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)]
         self.fusion.image_standardise.fit(*channel_statistics(bank.image_tokens, rows))
@@ -200,7 +208,7 @@ class Adaptor(nn.Module):
         """Everything about this adaptor that is not a tensor."""
         return AdaptorConfig(
             versions=library_versions(),
-            fusion={"kind": "cross", **asdict(self.fusion.config)},
+            fusion=to_json(self.fusion.config),
             image=self.encoders.current_record("image"),
             text=self.encoders.current_record("text"),
             layout=self.encoders.layout,
@@ -247,7 +255,7 @@ class Adaptor(nn.Module):
             FingerprintError: If an encoder's weights are not those it was trained with; both values are named.
         """
         config, tensors = read_adaptor(Path(folder))
-        fusion = build_fusion(CrossConfig.from_json(config.fusion))
+        fusion = build_fusion(from_json(config.fusion))
         _fill(fusion, tensors, str(folder))
         encoders = FrozenEncoders(config.image, config.text, config.layout)
         encoders.image, encoders.text = image_encoder, text_encoder
@@ -274,19 +282,3 @@ def _fill(fusion: Fusion, tensors: Mapping[str, Tensor], name: str) -> None:
         fix = "Copy or save the adaptor again; its two files do not belong together."
         raise InputError(sentence(name, expected="the tensors of this fusion", got=got, fix=fix))
     fusion.load_state_dict(dict(tensors))
-
-
-def _shape(
-    image_width: int,
-    text_width: int,
-    grid: tuple[int, ...] | None,
-    prefix: int,
-    sizes: Mapping[str, Any],
-    *,
-    faithful: bool,
-) -> CrossConfig:
-    if faithful:
-        return CrossConfig.released(image_width, text_width)
-    assert grid is not None  # images always have one
-    place = (grid[-2], grid[-1])
-    return CrossConfig(image_width=image_width, text_width=text_width, image_grid=place, image_prefix=prefix, **sizes)

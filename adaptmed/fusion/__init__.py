@@ -1,14 +1,26 @@
 """The trainable cross-modal part: Tokens of both modalities in, Fused out."""
 
-from adaptmed.fusion.config import CrossConfig
+from adaptmed.fusion.co import CoFusion
+from adaptmed.fusion.config import CoConfig, CrossConfig, FusionConfig
 from adaptmed.fusion.cross import CrossFusion
 from adaptmed.fusion.released import ReleasedCrossFusion
 
-Fusion = CrossFusion | ReleasedCrossFusion
+Fusion = CrossFusion | ReleasedCrossFusion | CoFusion
 
-__all__ = ["CrossConfig", "CrossFusion", "Fusion", "ReleasedCrossFusion", "build_fusion"]
+__all__ = [
+    "CoConfig",
+    "CoFusion",
+    "CrossConfig",
+    "CrossFusion",
+    "Fusion",
+    "FusionConfig",
+    "ReleasedCrossFusion",
+    "build_fusion",
+]
 
 
-def build_fusion(config: CrossConfig) -> Fusion:
+def build_fusion(config: FusionConfig) -> Fusion:
     """Build the fusion that ``config`` describes, with fresh weights from torch's global generator."""
+    if isinstance(config, CoConfig):
+        return CoFusion(config)
     return ReleasedCrossFusion(config) if config.faithful else CrossFusion(config)

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, Self
 
 from adaptmed.errors import InputError, sentence
 
+Kind = Literal["cross", "co"]
 MAX_LOG_SCALE = math.log(100.0)
 """The factor on cosine similarities never exceeds 100; training keeps its logarithm below this."""
 _KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {
@@ -32,6 +33,7 @@ class CrossConfig:
         faithful: Build the arrangement of the paper's released code instead (see ``ReleasedCrossFusion``).
     """
 
+    kind: ClassVar[Kind] = "cross"
     image_width: int
     text_width: int
     width: int = 256
@@ -43,22 +45,7 @@ class CrossConfig:
     faithful: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("image_width", "text_width", "width", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    sentence(name, expected="a whole number of at least 1", got=getattr(self, name), fix="Raise it.")
-                )
-        if self.width % self.heads:
-            raise InputError(
-                sentence(
-                    "heads",
-                    expected=f"a divisor of width={self.width}",
-                    got=self.heads,
-                    fix="Choose another width or number of heads.",
-                )
-            )
-        if not 0 <= self.dropout < 1:
-            raise InputError(sentence("dropout", expected="a share in [0, 1)", got=self.dropout, fix="Try 0.1."))
+        _check(self)
 
     @classmethod
     def released(cls, image_width: int, text_width: int = 768) -> Self:
@@ -67,30 +54,142 @@ class CrossConfig:
             image_width=image_width, text_width=text_width, width=768, layers=2, heads=12, dropout=0.1, faithful=True
         )
 
+
+@dataclass(frozen=True, kw_only=True)
+class CoConfig:
+    """The shape of a ``co`` fusion; the defaults are the size ``light``.
+
+    Attributes:
+        image_width: Width of the image encoder's tokens.
+        text_width: Width of the text encoder's tokens.
+        width: Width of the fusion and of both embeddings.
+        layers: Number of layers per modality; none is shared.
+        heads: Attention heads; must divide ``width``.
+        dropout: Dropout inside the layers during training, in [0, 1).
+        image_prefix: Image tokens outside the grid. The first is pooled, or the mean of the grid where there is none.
+    """
+
+    kind: ClassVar[Kind] = "co"
+    image_width: int
+    text_width: int
+    width: int = 256
+    layers: int = 6
+    heads: int = 4
+    dropout: float = 0.1
+    image_prefix: int = 1
+
+    def __post_init__(self) -> None:
+        _check(self)
+
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Self:
-        """Rebuild a configuration from its ``kind`` and what ``dataclasses.asdict`` and JSON made of its fields.
-
-        Raises:
-            InputError: If the kind is another one, or a field is missing, unknown or of another type.
-        """
-        if found.get("kind") != "cross":
-            fix = "Read it with the version that wrote it."
-            raise InputError(sentence("fusion.kind", expected="'cross'", got=repr(found.get("kind")), fix=fix))
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
-        del values["kind"]
-        known = {field.name: field.type for field in fields(cls)}
-        if set(values) != set(known):
-            expected = f"exactly the fields {', '.join(sorted(known))}"
-            got = f"missing {sorted(set(known) - set(values))}, unknown {sorted(set(values) - set(known))}"
-            fix = "Save the adaptor again with this version."
-            raise InputError(sentence("fusion", expected=expected, got=got, fix=fix))
-        for name, kind in known.items():
-            _check_kind(f"fusion.{name}", values[name], kind)
-        return cls(**values)
+    def paper(cls, image_width: int = 768, text_width: int = 768, *, image_prefix: int = 1) -> Self:
+        """The size of M3AE and UMD: width 768, six layers per modality, twelve heads."""
+        return cls(image_width=image_width, text_width=text_width, width=768, heads=12, image_prefix=image_prefix)
 
 
-def _check_kind(name: str, value: object, kind: object) -> None:
+FusionConfig = CrossConfig | CoConfig
+CONFIGS: Mapping[str, type[FusionConfig]] = {config.kind: config for config in (CrossConfig, CoConfig)}
+
+
+def check_kind(kind: str, *, faithful: bool) -> None:
+    """Refuse a kind of fusion that does not exist, or whose released arrangement does not.
+
+    Raises:
+        InputError: If so.
+    """
+    if kind not in CONFIGS:
+        fix = "Choose one of these."
+        raise InputError(sentence("fusion", expected=_one_of_the_kinds(), got=repr(kind), fix=fix))
+    if faithful and kind != "cross":
+        expected, fix = f"False with fusion={kind!r}", "Leave it out, or choose fusion='cross'."
+        raise InputError(sentence("faithful", expected=expected, got=True, fix=fix))
+
+
+def fusion_config(
+    kind: str,
+    widths: tuple[int, int],
+    *,
+    grid: tuple[int, ...],
+    prefix: int,
+    faithful: bool = False,
+    **sizes: int | float | None,
+) -> FusionConfig:
+    """Shape a fusion of a kind for the Tokens of two encoders.
+
+    Args:
+        kind: ``cross`` or ``co``.
+        widths: Width of the image encoder's tokens and of the text encoder's.
+        grid: ``(…, height, width)`` of the image Tokens.
+        prefix: Image tokens outside the grid.
+        faithful: The arrangement of the Adaptor paper's released code, whose sizes are fixed; of ``cross`` alone.
+        sizes: ``width``, ``layers``, ``heads``, ``dropout``; ``None`` takes the kind's own.
+
+    Raises:
+        InputError: If the kind is unknown, has no released arrangement, or a size is not one there is.
+
+    Example:
+        >>> fusion_config("co", (384, 768), grid=(8, 8), prefix=1, layers=None).layers
+        6
+    """
+    check_kind(kind, faithful=faithful)
+    given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
+    given |= {"image_width": widths[0], "text_width": widths[1], "image_prefix": prefix}
+    if kind == "cross":
+        return CrossConfig.released(*widths) if faithful else CrossConfig(image_grid=(grid[-2], grid[-1]), **given)
+    return CoConfig(**given)
+
+
+def to_json(config: FusionConfig) -> dict[str, Any]:
+    """Return the kind and the fields of a configuration, as JSON holds them.
+
+    Example:
+        >>> config = CoConfig(image_width=384, text_width=768)
+        >>> from_json(to_json(config)) == config
+        True
+    """
+    return {"kind": config.kind, **asdict(config)}
+
+
+def from_json(found: Mapping[str, Any]) -> FusionConfig:
+    """Rebuild a configuration from what `to_json` and a JSON file made of it.
+
+    Raises:
+        InputError: The kind is unknown, or a field is missing, unknown, of another type or out of range.
+    """
+    kind = found.get("kind")
+    if not isinstance(kind, str) or kind not in CONFIGS:
+        fix = "Read it with the version that wrote it."
+        raise InputError(sentence("fusion.kind", expected=_one_of_the_kinds(), got=repr(kind), fix=fix))
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+    del values["kind"]
+    known = {field.name: field.type for field in fields(CONFIGS[kind])}
+    if set(values) != set(known):
+        expected = f"exactly the fields {', '.join(sorted(known))}"
+        got = f"missing {sorted(set(known) - set(values))}, unknown {sorted(set(values) - set(known))}"
+        fix = "Save the adaptor again with this version."
+        raise InputError(sentence("fusion", expected=expected, got=got, fix=fix))
+    for name, expected_type in known.items():
+        _check_type(f"fusion.{name}", values[name], expected_type)
+    return CONFIGS[kind](**values)
+
+
+def _one_of_the_kinds() -> str:
+    return f"one of {', '.join(CONFIGS)}"
+
+
+def _check(config: FusionConfig) -> None:
+    for name in ("image_width", "text_width", "width", "layers", "heads"):
+        got = getattr(config, name)
+        if got < 1:
+            raise InputError(sentence(name, expected="a whole number of at least 1", got=got, fix="Raise it."))
+    if config.width % config.heads:
+        expected, fix = f"a divisor of width={config.width}", "Choose another width or number of heads."
+        raise InputError(sentence("heads", expected=expected, got=config.heads, fix=fix))
+    if not 0 <= config.dropout < 1:
+        raise InputError(sentence("dropout", expected="a share in [0, 1)", got=config.dropout, fix="Try 0.1."))
+
+
+def _check_type(name: str, value: object, kind: object) -> None:
     """Refuse what a JSON file holds in place of a number, a switch or a grid."""
     expected, types = _KINDS.get(kind, ("two whole numbers", (tuple,)))
     other_sides = isinstance(value, tuple) and [type(side) for side in value] != [int, int]

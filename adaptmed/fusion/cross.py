@@ -13,7 +13,7 @@ from torch.nn import functional
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion.config import MAX_LOG_SCALE, CrossConfig
 from adaptmed.layers.attention import Block
-from adaptmed.layers.padding import by_length, compact
+from adaptmed.layers.padding import compact, embed_by_length
 from adaptmed.layers.pooling import masked_mean
 from adaptmed.layers.positions import GridPositions
 from adaptmed.layers.standardise import Standardise
@@ -65,9 +65,9 @@ class CrossFusion(nn.Module):
         """Embed texts alone, L2-normalised; an item without any valid token gets the same constant as every other."""
         if not len(text):
             return text.values.new_zeros(0, self.width, dtype=torch.float32)
-        groups = by_length(text)
-        parts = [self._embed(self.text_out, *self._alone(self._enter_text(part), part)) for _, part in groups]
-        return torch.cat(parts)[torch.cat([rows for rows, _ in groups]).argsort()]
+        return embed_by_length(
+            lambda part: self._embed(self.text_out, *self._alone(self._enter_text(part), part)), text
+        )
 
     def fuse(self, image: Tokens, text: Tokens) -> tuple[Tokens, Tokens, Float[Tensor, "batch joint_width"]]:
         """Let the two sides of each pair read each other.

@@ -1,5 +1,6 @@
 """Attention between token sequences of any two modalities, with key padding that stays invisible."""
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +23,6 @@ def attend(
         valid: False at padded keys; ``None`` when there is no padding, which is faster.
 
     Example:
-        >>> import torch
         >>> q = torch.ones(1, 1, 2, 4)
         >>> attend(q, q, q, torch.tensor([[True, False]])).allclose(q)
         True
@@ -68,6 +68,11 @@ class Attention(nn.Module):
         return self.out(out.transpose(1, 2).flatten(2))
 
 
+def feed_forward(width: int, expansion: int = 4) -> nn.Sequential:
+    """Build the feed-forward part of a layer: up to ``expansion`` × ``width``, GELU, and down again."""
+    return nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+
+
 class Block(nn.Module):
     """A pre-norm transformer layer that works as self-attention or, given a context, as cross-attention.
 
@@ -83,7 +88,7 @@ class Block(nn.Module):
         self.norm_attention = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+        self.mlp = feed_forward(width, expansion)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -103,3 +108,46 @@ class Block(nn.Module):
         read = query if context is None else self.norm_attention(context)
         x = x + self.dropout(self.attention(query, read, valid))
         return x + self.dropout(self.mlp(self.norm_mlp(x)))
+
+
+class CoBlock(nn.Module):
+    """A post-norm layer of one modality, as in BERT: it reads itself, then the other modality, then feeds forward.
+
+    Args:
+        width: Width of the tokens of both modalities.
+        heads: Number of attention heads.
+        dropout: Dropout on the three residual branches during training.
+        expansion: Hidden width of the feed-forward part as a multiple of ``width``.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, expansion: int = 4) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.norm_attention = nn.LayerNorm(width, eps=1e-12)
+        self.cross = Attention(width, heads)
+        self.norm_cross = nn.LayerNorm(width, eps=1e-12)
+        self.mlp = feed_forward(width, expansion)
+        self.norm_mlp = nn.LayerNorm(width, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch query_token width"],
+        context: Float[Tensor, "batch token width"] | None = None,
+        *,
+        valid: Bool[Tensor, "batch query_token"] | None = None,
+        context_valid: Bool[Tensor, "batch token"] | None = None,
+    ) -> Float[Tensor, "batch query_token width"]:
+        """Update ``x``; without a context, and for every item whose context is all padding, the cross step is skipped.
+
+        Args:
+            x: Tokens to update.
+            context: Tokens of the other modality.
+            valid: False at padded tokens of ``x``.
+            context_valid: False at padded tokens of ``context``.
+        """
+        x = self.norm_attention(x + self.dropout(self.attention(x, x, valid)))
+        if context is not None:
+            crossed = self.norm_cross(x + self.dropout(self.cross(x, context, context_valid)))
+            x = crossed if context_valid is None else torch.where(context_valid.any(1)[:, None, None], crossed, x)
+        return self.norm_mlp(x + self.dropout(self.mlp(x)))

@@ -1,5 +1,6 @@
 """Padding is not computed: valid tokens move together, and a batch of texts is cut into groups of similar length."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -24,6 +25,23 @@ def compact(
     return values.gather(1, order[:, :, None].expand(-1, -1, values.shape[2])), valid.gather(1, order)
 
 
+def restore(
+    kept: Float[Tensor, "batch kept width"], valid: Bool[Tensor, "batch token"]
+) -> Float[Tensor, "batch token width"]:
+    """Move tokens that :func:`compact` moved to the front back to where they are valid; zeros stand at padding.
+
+    Args:
+        kept: As ``compact`` gave it, or computed from that token by token.
+        valid: The mask that ``compact`` was given.
+
+    Example:
+        >>> restore(torch.tensor([[[1.0], [3.0]]]), torch.tensor([[True, False, True]])).flatten().tolist()
+        [1.0, 0.0, 3.0]
+    """
+    place = (valid.cumsum(1) - 1).clamp(min=0)
+    return kept.gather(1, place[:, :, None].expand(-1, -1, kept.shape[2])).masked_fill(~valid[:, :, None], 0.0)
+
+
 def by_length(tokens: Tokens, *, group: int = 32) -> list[tuple[Int[Tensor, " n"], Tokens]]:
     """Cut a padded batch into groups of similar length, each without the padding that none of its items needs.
 
@@ -46,3 +64,23 @@ def by_length(tokens: Tokens, *, group: int = 32) -> list[tuple[Int[Tensor, " n"
         values, valid = compact(part.values, part.valid)
         groups.append((rows, replace(part, values=values, valid=valid)))
     return groups
+
+
+def embed_by_length(
+    embed: Callable[[Tokens], Float[Tensor, "_ width"]], tokens: Tokens, *, group: int = 32
+) -> Float[Tensor, "batch width"]:
+    """Embed a padded batch in groups of similar length; the rows come back in their order.
+
+    Args:
+        embed: One vector per item, which other items do not change.
+        tokens: Padded anywhere.
+        group: Items per group.
+
+    Example:
+        >>> valid = torch.tensor([[True, True, True], [True, False, False]])
+        >>> tokens = Tokens(torch.ones(2, 3, 1), valid, torch.zeros(2, 1))
+        >>> embed_by_length(lambda part: part.values.sum(1), tokens, group=1).tolist()
+        [[3.0], [1.0]]
+    """
+    groups = by_length(tokens, group=group)
+    return torch.cat([embed(part) for _, part in groups])[torch.cat([rows for rows, _ in groups]).argsort()]

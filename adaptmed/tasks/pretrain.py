@@ -15,6 +15,7 @@ from adaptmed.bank import Bank, BankLoader
 from adaptmed.bank.files import sha256_of
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError, sentence
+from adaptmed.fusion.config import to_json
 from adaptmed.methods import Method
 from adaptmed.model import Adaptor
 from adaptmed.saving import TENSOR_FILE, find_adaptor
@@ -204,8 +205,9 @@ def _take_fusion(adaptor: Adaptor, bank: Bank, start: Path) -> None:
     """
     trained = Adaptor.from_pretrained(start, load_encoders=False)
     check_tokens(bank, trained, start)
-    ours, theirs = (asdict(either.fusion.config) for either in (adaptor, trained))
-    other = [f"{name}: {theirs[name]} there, {ours[name]} here" for name in ours if ours[name] != theirs[name]]
+    ours, theirs = (to_json(either.fusion.config) for either in (adaptor, trained))
+    both = [name for name in ours if name in theirs]
+    other = [f"{name}: {theirs[name]} there, {ours[name]} here" for name in both if ours[name] != theirs[name]]
     if other:
         fix = "Choose the method and size that it was trained with."
         raise InputError(sentence(str(start), expected="a fusion of this shape", got="; ".join(other), fix=fix))

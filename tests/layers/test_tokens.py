@@ -9,7 +9,7 @@ from scipy.stats import kstest
 
 from adaptmed.layers.attention import Attention
 from adaptmed.layers.draws import item_draws
-from adaptmed.layers.padding import by_length, compact
+from adaptmed.layers.padding import by_length, compact, embed_by_length, restore
 from adaptmed.layers.pooling import masked_mean
 from adaptmed.layers.positions import GridPositions
 from adaptmed.types import Tokens
@@ -38,6 +38,29 @@ def test_compacting_keeps_order_and_every_valid_token():
     assert kept.shape[1] == valid.sum(1).max()
     for item in range(6):
         assert torch.equal(kept[item][kept_valid[item]], values[item][valid[item]])
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=6))
+@settings(deadline=None)
+def test_what_was_compacted_goes_back_to_its_places(places):
+    valid = torch.tensor(places)
+    values = torch.arange(1.0, valid.numel() * 2 + 1).reshape(*valid.shape, 2)
+    assert torch.equal(restore(compact(values, valid)[0], valid), values * valid[:, :, None])
+
+
+def test_embedding_by_length_keeps_the_rows_in_order_and_computes_little_padding():
+    lengths = torch.tensor([5, 1, 4, 1, 2])
+    valid = torch.arange(6)[None] < lengths[:, None]
+    values = torch.arange(30.0).reshape(5, 6, 1)
+    computed = []
+
+    def embed(part):
+        computed.append(part.values.shape[1])
+        return masked_mean(part.values, part.valid)
+
+    found = embed_by_length(embed, Tokens(values, valid, values[:, 0]), group=2)
+    torch.testing.assert_close(found, masked_mean(values, valid))
+    assert computed == [1, 4, 5]
 
 
 def test_draws_are_the_published_splitmix():

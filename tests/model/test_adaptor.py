@@ -134,7 +134,7 @@ def test_parameters_are_printed_as_peft_prints_them(adaptor, capsys):
 
 
 def test_an_unknown_fusion_is_refused():
-    with pytest.raises(InputError, match="`fusion`: expected 'cross', but got 'magic'"):
+    with pytest.raises(InputError, match="`fusion`: expected one of cross, co, but got 'magic'"):
         Adaptor.from_encoders("bundled:efficientnet-lite0", "bundled:minilm-l6", fusion="magic")
 
 
@@ -147,3 +147,18 @@ def test_every_layout_runs(adaptor, images, layout):
 def test_the_released_arrangement_from_encoders(adaptor, images):
     made = Adaptor.from_encoders(adaptor.encoders.image, adaptor.encoders.text, faithful=True).eval()
     assert made.embed_images(images).shape == (2, 768)
+
+
+def test_a_co_fusion_from_the_same_encoders(adaptor, images, tmp_path):
+    encoders = adaptor.encoders.image, adaptor.encoders.text
+    made = Adaptor.from_encoders(*encoders, fusion="co", width=16, heads=2, layers=2)
+    fused = made(images=images, texts=TEXTS)
+    torch.testing.assert_close(fused.image_embedding, made.embed_images(images))
+    made.save_pretrained(tmp_path / "co")
+    read = Adaptor.from_pretrained(tmp_path / "co", image_encoder=encoders[0], text_encoder=encoders[1])
+    assert torch.equal(read(images=images, texts=TEXTS).joint, fused.joint)
+
+
+def test_a_co_fusion_has_no_released_arrangement():
+    with pytest.raises(InputError, match="`faithful`: expected False with fusion='co', but got True"):
+        Adaptor.from_encoders("bundled:efficientnet-lite0", "bundled:minilm-l6", fusion="co", faithful=True)

@@ -44,7 +44,12 @@ def test_a_cut_or_foreign_configuration_is_refused(saved, content):
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("fusion", {"kind": "co"}, "`fusion.kind`: expected 'cross', but got 'co'"),
+        ("fusion", {"kind": "magic"}, "`fusion.kind`: expected one of cross, co, but got 'magic'"),
+        (
+            "fusion",
+            {"kind": "co"},
+            r"`fusion`: expected exactly the fields .*missing \[\], unknown \['faithful', 'image_grid",
+        ),
         ("fusion", {"surprise": 1}, r"`fusion`: expected exactly the fields .*unknown \['surprise'\]"),
         ("fusion", {"width": "16"}, "`fusion.width`: expected a whole number, but got '16'"),
         ("fusion", {"faithful": 0}, "`fusion.faithful`: expected true or false, but got 0"),
@@ -54,7 +59,7 @@ def test_a_cut_or_foreign_configuration_is_refused(saved, content):
         ("image", {"surprise": 1}, rf"{CONFIG}: image`: expected exactly the fields .*unknown \['surprise'\]"),
         ("image", {"preprocessing": {"mean": 1}}, rf"{CONFIG}: image.preprocessing`: expected exactly the fields"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_changed_field_is_refused(saved, part, change, message):
     found = json.loads((saved / CONFIG).read_text())
@@ -67,7 +72,7 @@ def test_a_changed_field_is_refused(saved, part, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fusion": {}}, r"`fusion.kind`: expected 'cross', but got None"),
+        ({"fusion": {}}, "`fusion.kind`: expected one of cross, co, but got None"),
         ({"fusion": None}, r"fusion`: expected an object of named values, but got None"),
         ({"image": "timm:x"}, r"image`: expected an object of named values, but got 'timm:x'"),
         ({"labels": None}, r"labels`: expected a list, but got None"),

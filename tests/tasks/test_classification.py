@@ -7,7 +7,7 @@ import torch
 
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, NonFiniteLossError
-from adaptmed.fusion import CrossConfig, CrossFusion
+from adaptmed.fusion import CoConfig, CoFusion, CrossConfig, CrossFusion
 from adaptmed.heads.probe import fit_probe
 from adaptmed.tasks.classification import FinetuneSettings, finetune_head
 from adaptmed.tasks.retrieval import embed_rows
@@ -90,6 +90,14 @@ def test_exactly_the_parameters_that_embed_an_image_are_trained(fusion, bank):
     assert moved == {name for name, _ in fusion.named_parameters()} - unused
     sizes = {name: parameter.numel() for name, parameter in fusion.named_parameters()}
     assert tuned.trainable_parameters == sum(sizes[name] for name in moved) + 2 * 17
+
+
+def test_of_a_co_fusion_the_image_stack_without_its_cross_steps_is_trained(bank):
+    fusion = CoFusion(CoConfig(image_width=8, text_width=6, width=16, heads=2, layers=2))
+    tuned = tune(fusion, bank, bank.truth[ROWS], train_fusion=True).fusion
+    trained = {name for name, parameter in tuned.named_parameters() if parameter.requires_grad}
+    image = {name for name, _ in fusion.named_parameters() if name.startswith("image_")}
+    assert trained == {name for name in image if ".cross." not in name and ".norm_cross." not in name}
 
 
 def test_a_frozen_fusion_given_with_gradients_off_can_be_tuned(fusion, bank):

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed.errors import InputError
+from adaptmed.model import Adaptor
 from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.run_folder import read_config, read_seen, write_seen
 from tests.tasks.training import METHOD, StopAfter, weights
@@ -65,6 +66,10 @@ def test_another_start_is_another_run(bank, trained, tmp_path):
 def test_a_fusion_of_another_shape_or_other_tokens_is_refused(bank, trained, tmp_path):
     with pytest.raises(InputError, match=r"expected a fusion of this shape, but got width: 16 there, 32 here"):
         pretrain(bank, replace(METHOD, width=32), tmp_path / "wide", device="cpu", start=trained)
+    co = Adaptor.from_bank(bank, fusion="co", width=16, heads=2, layers=2)
+    co.save_pretrained(tmp_path / "co")
+    with pytest.raises(InputError, match=r"expected a fusion of this shape, but got kind: co there, cross here"):
+        pretrain(bank, METHOD, tmp_path / "kind", device="cpu", start=tmp_path / "co")
     info = replace(bank.info, images=replace(bank.info.images, fingerprint="cc" * 32))
     other = write_tiny_bank(tmp_path / "other")
     other.info = info

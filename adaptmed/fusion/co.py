@@ -1,0 +1,199 @@
+"""The ``co`` fusion of M3AE and UMD: a stack of layers per modality, each of which reads the other stream.
+
+References: Chen et al. 2022, "Multi-modal masked autoencoders for medical vision-and-language pre-training",
+arXiv:2209.07098 (M3AE); Zhang, Pan, Yang, Li, Chen 2024, "Unified multi-modal diagnostic framework with reconstruction
+pre-training and heterogeneity-combat tuning", arXiv:2404.06057 (UMD).
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from adaptmed.errors import InputError, sentence
+from adaptmed.fusion.config import MAX_LOG_SCALE, CoConfig
+from adaptmed.fusion.cross import check_pair
+from adaptmed.layers.attention import CoBlock
+from adaptmed.layers.padding import compact, embed_by_length, restore
+from adaptmed.layers.pooling import masked_mean
+from adaptmed.layers.standardise import Standardise
+from adaptmed.types import Fused, Tokens
+
+Stream = tuple[Float[Tensor, "batch _ _"], Bool[Tensor, "batch _"] | None]
+"""Values ``(batch, token, width)`` without padding that no item needs, and which are valid; ``None`` when all are."""
+
+
+class CoFusion(nn.Module):
+    """Layers of each modality's own: self-attention, cross-attention to the other modality, feed-forward (post-norm).
+
+    Both streams are updated side by side, as in the released code: a layer's cross step reads the other stream as the
+    layer before left it, not as this layer's self-attention has changed it. Every encoder's tokens enter through a
+    projection and a learned vector of their modality; the papers add no positions, and no norm before the layers. A
+    modality's first token, through a dense layer and tanh, is its pooled vector; ``joint`` is both, text first.
+
+    Where a modality is missing the cross step is skipped, for the whole batch or for the items that lack it. The
+    embeddings are always those of each stream alone: the pooled vector, L2-normalised. Padding is not computed: image
+    tokens hidden from the fusion (``valid`` False) cost nothing and come back as zeros in their places.
+
+    Every parameter serves the pair: matching reads both poolers and, through them, both stacks. Neither paper
+    contrasts the embeddings, so the temperature is a saved constant (0.07), not a parameter, and there are no other
+    layers behind the poolers.
+
+    Deviations from the released code, on purpose: inputs are standardised; attention weights are not dropped (the
+    branch around them is); the first *valid* token is pooled; images without a prefix token are pooled by their mean;
+    one modality can pass alone.
+
+    Args:
+        config: Shape of the fusion.
+    """
+
+    log_scale: Tensor
+
+    def __init__(self, config: CoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.width = config.width
+        self.image_standardise = Standardise(config.image_width)
+        self.text_standardise = Standardise(config.text_width)
+        self.image_project = nn.Linear(config.image_width, config.width)
+        self.text_project = nn.Linear(config.text_width, config.width)
+        self.image_type = nn.Parameter(torch.randn(config.width) * 0.02)
+        self.text_type = nn.Parameter(torch.randn(config.width) * 0.02)
+        self.image_layers, self.text_layers = _layers(config), _layers(config)
+        self.image_pool = nn.Linear(config.width, config.width)
+        self.text_pool = nn.Linear(config.width, config.width)
+        self.register_buffer("log_scale", torch.tensor(math.log(1 / 0.07)))
+        self.apply(_start)
+
+    def scale(self) -> Float[Tensor, ""]:
+        """Factor on cosine similarities, 1 / temperature, never above 100."""
+        return self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
+
+    def embed_image(self, image: Tokens) -> Float[Tensor, "batch width"]:
+        """Embed images alone, L2-normalised."""
+        alone, _ = self.streams(image=image)
+        assert alone is not None  # it was given
+        return functional.normalize(alone.pooled, dim=-1)
+
+    def embed_text(self, text: Tokens) -> Float[Tensor, "batch width"]:
+        """Embed texts alone, L2-normalised; an item without any valid token gets the same constant as every other."""
+        if not len(text):
+            return text.values.new_zeros(0, self.width, dtype=torch.float32)
+        return embed_by_length(self._embed_text, text)
+
+    def streams(
+        self, image: Tokens | None = None, text: Tokens | None = None, *, layer: int | None = None
+    ) -> tuple[Tokens | None, Tokens | None]:
+        """Return the Tokens of both modalities as a layer leaves them; no later layer is computed.
+
+        M3AE's patch decoder reads the image Tokens of layer 3, UMD's those of the last.
+
+        Args:
+            image: Image Tokens, or ``None``.
+            text: Text Tokens of the same items, or ``None``.
+            layer: From 0 (what enters the first layer) to ``config.layers``; ``None`` is the last.
+
+        Returns:
+            Image Tokens and text Tokens, in the layout they came in, zeros at padding; ``None`` where one is missing.
+
+        Raises:
+            InputError: If both are missing, their batch sizes differ, or there is no such layer.
+        """
+        check_pair(image, text)
+        count = self.config.layers if layer is None else layer
+        if not 0 <= count <= self.config.layers:
+            expected, fix = f"a layer from 0 to {self.config.layers}", "Leave it out for the last."
+            raise InputError(sentence("layer", expected=expected, got=layer, fix=fix))
+        x = None if image is None else self._enter_image(image)
+        y = None if text is None else self._enter_text(text)
+        for image_layer, text_layer in zip(self.image_layers[:count], self.text_layers[:count], strict=True):
+            x, y = _step(image_layer, x, y), _step(text_layer, y, x)
+        return _leave(x, self.image_pool, image), _leave(y, self.text_pool, text)
+
+    def fuse(self, image: Tokens, text: Tokens) -> tuple[Tokens, Tokens, Float[Tensor, "batch joint_width"]]:
+        """Let the two sides of each pair read each other.
+
+        Returns:
+            Image Tokens and text Tokens that have seen the other side, and the joint vector of width 2 × ``width``:
+            the text's pooled vector, then the image's.
+        """
+        fused_image, fused_text = self.streams(image, text)
+        assert fused_image is not None  # both were given
+        assert fused_text is not None
+        return fused_image, fused_text, torch.cat([fused_text.pooled, fused_image.pooled], dim=1)
+
+    def forward(self, image: Tokens | None = None, text: Tokens | None = None) -> Fused:
+        """Fuse pairs, or carry one modality alone when the other is missing.
+
+        Args:
+            image: Image Tokens, or ``None``.
+            text: Text Tokens of the same items, or ``None``.
+
+        Raises:
+            InputError: If both are missing or their batch sizes differ.
+        """
+        check_pair(image, text)
+        image_embedding = None if image is None else self.embed_image(image)
+        text_embedding = None if text is None else self.embed_text(text)
+        if image is not None and text is not None:
+            return Fused(*self.fuse(image, text), image_embedding, text_embedding)
+        return Fused(*self.streams(image, text), None, image_embedding, text_embedding)
+
+    def _enter_image(self, image: Tokens) -> Stream:
+        if image.prefix != self.config.image_prefix:
+            expected = f"Tokens with {self.config.image_prefix} prefix token(s)"
+            fix = "Use the encoder and bank layout this fusion was made for."
+            raise InputError(sentence("image", expected=expected, got=f"{image.prefix} prefix token(s)", fix=fix))
+        values, valid = _kept(image)
+        return self.image_project(self.image_standardise(values)) + self.image_type, valid
+
+    def _enter_text(self, text: Tokens) -> Stream:
+        values, valid = _kept(text)
+        return self.text_project(self.text_standardise(values)) + self.text_type, valid
+
+    def _embed_text(self, text: Tokens) -> Float[Tensor, "batch width"]:
+        _, alone = self.streams(text=text)
+        assert alone is not None  # it was given
+        return functional.normalize(alone.pooled, dim=-1)
+
+
+def _layers(config: CoConfig) -> nn.ModuleList:
+    return nn.ModuleList(CoBlock(config.width, config.heads, config.dropout) for _ in range(config.layers))
+
+
+def _start(module: nn.Module) -> None:
+    """Start a dense layer as BERT does: N(0, 0.02), no bias."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+def _kept(tokens: Tokens) -> Stream:
+    """The tokens to compute; whatever stands at padding, NaN included, is zero."""
+    if bool(tokens.valid.all()):
+        return tokens.values, None
+    values, valid = compact(tokens.values, tokens.valid)
+    if bool(valid.all()):  # as many tokens are hidden in every item
+        return values, None
+    return values.masked_fill(~valid[..., None], 0.0), valid
+
+
+def _step(layer: nn.Module, own: Stream | None, other: Stream | None) -> Stream | None:
+    if own is None:
+        return None
+    (x, valid), (context, context_valid) = own, other or (None, None)
+    return layer(x, context, valid=valid, context_valid=context_valid), valid
+
+
+def _leave(stream: Stream | None, pool: nn.Module, source: Tokens | None) -> Tokens | None:
+    """Pool a stream and put its tokens back to where they came from."""
+    if stream is None or source is None:
+        return None
+    x, valid = stream
+    if source.grid is not None and not source.prefix:
+        first = x.mean(1) if valid is None else masked_mean(x, valid)
+    else:
+        first = x[:, 0] if valid is None else x[:, 0].masked_fill(~valid[:, :1], 0.0)
+    return Tokens(restore(x, source.valid), source.valid, pool(first).tanh(), source.grid, source.prefix)
