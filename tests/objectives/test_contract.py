@@ -1,6 +1,7 @@
 """Laws of every objective: permutation, gradients, a batch of one, nothing labelled."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 
 from adaptmed.errors import InputError
 from adaptmed.objectives.contrastive import info_nce
+from adaptmed.objectives.masked import masked_patch_loss, masked_word_loss
 from adaptmed.objectives.matching import matching_loss
+from adaptmed.objectives.reconstruction import image_feature_loss, text_feature_loss
 
 
 def unit(batch, width=6, seed=0, dtype=torch.float64):
@@ -29,7 +32,30 @@ def matching_case(batch, seed=0):
     return (logits,), lambda a, rows=slice(None): matching_loss(a, matches[rows])
 
 
-CASES = {"info_nce": contrastive_case, "matching": matching_case}
+def word_case(batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, 3, 5, generator=generator, dtype=torch.float64)
+    targets = torch.randint(-1, 5, (batch, 3), generator=generator)
+    return (logits,), lambda a, rows=slice(None): masked_word_loss(a, targets[rows])
+
+
+def token_case(objective, batch, seed=0):
+    """An objective that compares tokens with others at the places that count."""
+    generator = torch.Generator().manual_seed(seed)
+    predicted, target = torch.randn(2, batch, 4, 3, generator=generator, dtype=torch.float64).unbind(0)
+    counted = torch.rand(batch, 4, generator=generator) < 0.6
+    return (predicted,), lambda a, rows=slice(None): objective(a, target[rows], counted[rows])
+
+
+CASES = {
+    "info_nce": contrastive_case,
+    "matching": matching_case,
+    "masked words": word_case,
+    "masked patches": partial(token_case, masked_patch_loss),
+    "image features": partial(token_case, image_feature_loss),
+    "text features": partial(token_case, text_feature_loss),
+    "released text features": partial(token_case, partial(text_feature_loss, faithful=True)),
+}
 
 
 @pytest.fixture(params=CASES)
@@ -67,6 +93,24 @@ def test_nothing_labelled_gives_zero_with_a_graph():
         assert loss.item() == 0
         loss.backward()
     assert a.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("objective", [masked_patch_loss, image_feature_loss, text_feature_loss])
+def test_no_token_that_counts_gives_zero_with_a_graph(objective):
+    predicted = torch.randn(2, 3, 4, requires_grad=True)
+    loss = objective(predicted, torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert predicted.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("places", [(2, 3), (0,)])
+def test_no_hidden_word_gives_zero_with_a_graph(places):
+    logits = torch.randn(*places, 5, requires_grad=True)
+    loss = masked_word_loss(logits, torch.full(places, -1))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.abs().sum() == 0
 
 
 def numpy_info_nce(image, text, scale, weight, group):
