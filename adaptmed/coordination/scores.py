@@ -22,13 +22,13 @@ def logits_alone(
 
     Args:
         head: From joint vectors to logits.
-        joint: The image's half first.
+        joint: The text's half first, as the fusion ``co`` gives it.
     """
     modes = [(module, module.training) for module in head.modules()]
     head.eval()
-    image, text = joint.detach().chunk(2, dim=1)
+    text, image = joint.detach().chunk(2, dim=1)
     nothing = torch.zeros_like(image)
-    alone = head(torch.cat([image, nothing], dim=1)), head(torch.cat([nothing, text], dim=1))
+    alone = head(torch.cat([nothing, image], dim=1)), head(torch.cat([text, nothing], dim=1))
     for module, training in modes:
         module.training = training
     return alone
@@ -45,7 +45,7 @@ def last_linear_logits(
 
     Args:
         last: The head's last layer, as wide as the joint vector.
-        joint: The image's half first.
+        joint: The text's half first, as the fusion ``co`` gives it.
 
     Raises:
         InputError: If the layer is not as wide as the joint vector.
@@ -56,7 +56,7 @@ def last_linear_logits(
         raise InputError(sentence("last", expected=expected, got=last.in_features, fix=fix))
     bias = None if last.bias is None else last.bias / 2
     halves = zip(joint.chunk(2, dim=1), last.weight.chunk(2, dim=1), strict=True)
-    image, text = (functional.linear(half, weight, bias) for half, weight in halves)
+    text, image = (functional.linear(half, weight, bias) for half, weight in halves)
     return image, text
 
 

@@ -78,8 +78,8 @@ def test_scores_of_parts_of_a_batch_add_up_and_its_order_does_not_matter():
 def test_each_modality_alone_passes_the_whole_head():
     head, joint = answer_head(), torch.randn(4, 6, requires_grad=True)
     image, text = logits_alone(head, joint)
-    torch.testing.assert_close(image, head(joint * torch.tensor([1.0, 1, 1, 0, 0, 0])))
-    torch.testing.assert_close(text, head(joint * torch.tensor([0.0, 0, 0, 1, 1, 1])))
+    torch.testing.assert_close(text, head(joint * torch.tensor([1.0, 1, 1, 0, 0, 0])))
+    torch.testing.assert_close(image, head(joint * torch.tensor([0.0, 0, 0, 1, 1, 1])))
     assert not image.requires_grad
     torch.testing.assert_close(logits_alone(head, joint[2:3])[0], image[2:3])  # also alone in its batch
 
@@ -100,8 +100,8 @@ def test_the_released_logits_pass_the_last_layer_alone():
     head, joint = answer_head(), torch.randn(4, 6)
     image, text = last_linear_logits(head[-1], joint)
     weight, bias = head[-1].weight, head[-1].bias
-    torch.testing.assert_close(image, joint[:, :3] @ weight[:, :3].T + bias / 2)
-    torch.testing.assert_close(text, joint[:, 3:] @ weight[:, 3:].T + bias / 2)
+    torch.testing.assert_close(text, joint[:, :3] @ weight[:, :3].T + bias / 2)
+    torch.testing.assert_close(image, joint[:, 3:] @ weight[:, 3:].T + bias / 2)
     torch.testing.assert_close(image + text, head[-1](joint))
     assert not torch.allclose(image, logits_alone(head, joint)[0])
     bare = nn.Linear(6, 5, bias=False)
@@ -247,7 +247,7 @@ def test_a_whole_step_holds_back_the_modality_that_answers_alone():
     inputs = functional.one_hot(labels, 2).float() * 4
     optimiser = torch.optim.SGD([*image.parameters(), *text.parameters(), *head.parameters()], lr=0.5)
     for step in range(60):
-        joint = torch.cat([image(inputs), text(torch.randn(64, 2))], dim=1)
+        joint = torch.cat([text(torch.randn(64, 2)), image(inputs)], dim=1)
         loss = functional.cross_entropy(head(joint), labels)
         optimiser.zero_grad()
         loss.backward()
