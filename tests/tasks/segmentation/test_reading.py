@@ -86,12 +86,13 @@ def test_a_window_is_drawn_from_seed_step_and_row(volumes, deep_masks):
         at = places.index(deep)
         return windows.pixels[2 * at : 2 * at + 2], masks[at]
 
-    alone = window([deep])
-    among = window([0, deep, 1] if deep > 1 else [2, deep, 3])
-    assert all(torch.equal(a, b) for a, b in zip(alone, among, strict=True))
+    others = [place for place in range(len(rows)) if place != deep]
+    for draw in range(6):
+        alone, among = window([deep], draw=draw), window([others[0], deep, others[1]], draw=draw)
+        assert all(torch.equal(a, b) for a, b in zip(alone, among, strict=True))
     pixels = [window([deep], draw=draw)[0] for draw in range(12)]
     assert len({tuple(values.flatten().tolist()) for values in pixels}) > 2
-    assert any(not torch.equal(window([deep], seed=seed)[0], alone[0]) for seed in range(2, 8))
+    assert any(not torch.equal(window([deep], seed=seed)[0], pixels[0]) for seed in range(2, 8))
 
 
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 5), st.integers(1, 4))
