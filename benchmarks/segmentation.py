@@ -32,7 +32,7 @@ def prepare(work: Path, seed: int, size_px: int) -> tuple[Bank, Path]:
         image = load_image_encoder("bundled:dinov2-small", image_size_px=size_px)
         embed(manifest, image, load_text_encoder("bundled:minilm-l6"), folder, options=EmbedOptions(pixels=True))
     bank = Bank.open(folder)
-    pretrain(bank, methods.adaptor(), run, progress=True)
+    pretrain(bank, methods.adaptor(), run, precision="bf16", progress=True)
     return bank, run
 
 
