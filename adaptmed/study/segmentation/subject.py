@@ -15,10 +15,10 @@ from adaptmed.study.checks import check_labels, check_tuned, place_of
 from adaptmed.study.scoring import Truth
 from adaptmed.study.segmentation.settings import SegmentationStudy
 from adaptmed.study.tuned import identity_of, weights_of
-from adaptmed.tasks.labelled import overlap_of, patients_of, require_unseen, with_image
+from adaptmed.tasks.labelled import overlap_of, patients_of, require_unseen
 from adaptmed.tasks.run_folder import read_seen
 from adaptmed.tasks.same_tokens import check_tokens
-from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks
+from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks, with_mask
 from adaptmed.tasks.segmentation.shapes import check_bank
 
 Run = tuple[Bank, Path]
@@ -105,7 +105,7 @@ def open_subject(bank: Bank, run: Path | None, settings: SegmentationStudy, *, t
     beside = None if tuned is None else _tuned(bank, *tuned, settings)
     said = [read_seen(path) for path in _runs(run, tuned)]
     seen = frozenset().union(*(digests or () for digests in said))
-    require_unseen(bank, _with_mask(bank, "test"), seen, allow_overlap=settings.allow_overlap)
+    require_unseen(bank, with_mask(bank, "test"), seen, allow_overlap=settings.allow_overlap)
     return Opened(
         bank=bank,
         adaptor=adaptor,
@@ -178,12 +178,6 @@ def _check_arms(bank: Bank, arms: Sequence[str]) -> None:
     if "unet" in arms and not has_pixels(bank):
         expected, fix = "the pixels of its volumes, which the arm unet reads", "Embed with --pixels, or leave unet out."
         raise InputError(sentence(str(bank.folder), expected=expected, got="none", fix=fix))
-
-
-def _with_mask(bank: Bank, split: str) -> Int[np.ndarray, " n"]:
-    """Row numbers of a split that have an image and name a mask, usable or not."""
-    rows = with_image(bank, split)
-    return rows[bank.rows["mask"].iloc[rows].astype(str).to_numpy() != ""] if "mask" in bank.rows else rows[:0]
 
 
 def _truth(bank: Bank, masks: Masks, test: Int[np.ndarray, " m"]) -> Truth:

@@ -28,7 +28,7 @@ from adaptmed.tasks.processes import Processes, join
 from adaptmed.tasks.run_folder import BEST, open_run, read_config, read_seen, write_seen
 from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.segmentation.finetune_result import RESULT, result_of, save
-from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks
+from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks, with_mask
 from adaptmed.tasks.segmentation.model import Segmenter
 from adaptmed.tasks.segmentation.reading import Examples, InOrder, Steps, Wanted, WindowReader
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
@@ -103,6 +103,8 @@ def finetune_segmentation(
     """
     adaptor = Adaptor.from_pretrained(run, load_encoders=False)
     _check(bank, adaptor, run, choices, device)
+    sides = (with_mask(bank, split) for split in ("train", "validate", "test"))
+    require_apart(bank, *sides, before=read_seen(run), allow_overlap=choices.allow_overlap)
     open_run(out, run_config(bank, run, choices))
     if (out / RESULT).exists():
         return json.loads((out / RESULT).read_text())

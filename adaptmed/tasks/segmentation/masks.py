@@ -132,18 +132,18 @@ def find_masks(
     return Masks(bank, files, dict(sorted(known.items())), values, rejects, laid, first)
 
 
+def with_mask(bank: Bank, split: str) -> Int[np.ndarray, " n"]:
+    """Row numbers of a split that have an image and name a mask, usable or not."""
+    rows = with_image(bank, split)
+    return rows[bank.rows["mask"].iloc[rows].astype(str).to_numpy() != ""] if "mask" in bank.rows else rows[:0]
+
+
 def _rows_with_masks(bank: Bank) -> list[int]:
-    """Numbers of the rows that have an image and name a mask."""
-    names = bank.rows["mask"].astype(str).to_numpy(object) if "mask" in bank.rows else np.array([])
-    found = (
-        [row for split in ("train", "validate", "test") for row in with_image(bank, split) if names[row]]
-        if len(names)
-        else []
-    )
-    if not found:
+    found = np.concatenate([with_mask(bank, split) for split in ("train", "validate", "test")])
+    if not len(found):
         fix = "Add a column `mask` (PNG or NIfTI files) to the table, and run `adaptmed embed` again."
         raise InputError(sentence(str(bank.folder), expected="rows with an image and a mask", got="none", fix=fix))
-    return sorted(int(row) for row in found)
+    return np.sort(found).tolist()
 
 
 def _lay_out(

@@ -222,7 +222,7 @@ def test_test_patients_that_the_run_has_seen_are_refused_unless_allowed(pictures
     swapped.rows["split"] = swapped.rows["split"].replace({"train": "test", "test": "train"})
     with pytest.raises(OverlapError, match="test patients that no training has seen, but got 6 that were seen"):
         tune(swapped, run, tmp_path / "out")
-    result = tune(swapped, run, tmp_path / "allowed", allow_overlap=True)
+    result = tune(swapped, run, tmp_path / "out", allow_overlap=True)  # the refusal has left it free
     assert result["test"]["patients_seen_in_training"] == 6
 
 
