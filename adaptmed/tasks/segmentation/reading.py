@@ -1,10 +1,11 @@
 """What a step reads: windows from a bank with their masks, or images read again and changed together with them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from os import cpu_count
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from adaptmed.tasks.segmentation.masks import Masks
 from adaptmed.tasks.segmentation.model import Windows
 
 Places = Int[np.ndarray, " n"]
+Item = TypeVar("Item")
 Example = tuple[Windows, Int[Tensor, "batch *size"]]
 
 
@@ -77,6 +79,15 @@ class WindowReader:
             taps=tuple(self.bank.item_taps(items, dtype=torch.float32)) if self.wanted.taps else (),
             pixels=self._pixels(rows, items) if self.wanted.pixels else None,
         )
+
+    def ahead(self, read: Callable[[Item], Example], items: Iterable[Item]) -> Iterator[Example]:
+        """Read in the background where that helps: beside a GPU, and images from their files.
+
+        On the CPU a second thread's kernels fight the step for the same cores, and a bank is read in no time.
+        """
+        if torch.cuda.is_available() or (self.wanted.pixels and not self.images.pixels):
+            return prefetched(read, items, workers=1, ahead=2)
+        return map(read, items)
 
     def picture(self, row: int) -> Float[Tensor, "3 height width_px"]:
         """The picture of a row as the encoder's input: from the bank, or from its file."""
@@ -185,7 +196,7 @@ class Steps:
         """Yield what is left of the round."""
         now = self.step()
         left = range(now, (now // self.steps + 1) * self.steps)
-        return prefetched(self._read, left, workers=1, ahead=2)
+        return self.examples.reader.ahead(self._read, left)
 
     def _read(self, step: int) -> Example:
         examples = self.examples
@@ -210,4 +221,4 @@ class InOrder:
     def __iter__(self) -> Iterator[Example]:
         every = np.arange(len(self.examples.rows))
         parts: Sequence[Places] = [every[start : start + self.size] for start in range(0, len(every), self.size)]
-        return prefetched(partial(self.examples.batch, draw=0), parts, workers=1, ahead=2)
+        return self.examples.reader.ahead(partial(self.examples.batch, draw=0), parts)
