@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adaptmed.bank.layout import Layout, arrange_image
+from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion
 from adaptmed.heads.decoders import Decoder, grid_map, stack_slices
@@ -111,8 +112,10 @@ class Segmenter(nn.Module):
     def _encode(self, windows: Windows) -> tuple[Tokens, tuple[Tensor, ...]]:
         assert self.encoder is not None
         assert windows.pixels is not None  # whoever gives an encoder reads pixels
-        taps = tuple(self.encoder.taps(windows.pixels, self.taps)[:-1]) if self.taps else ()
-        return arrange_image(self.encoder(windows.pixels), self.layout), taps
+        if not self.taps:
+            return arrange_image(self.encoder(windows.pixels), self.layout), ()
+        tokens, taps = tokens_and_taps(self.encoder, windows.pixels, self.taps)
+        return arrange_image(tokens, self.layout), tuple(taps[:-1])
 
 
 def fit_entrance(model: Segmenter, parts: Iterable[Windows]) -> None:
