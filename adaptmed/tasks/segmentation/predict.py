@@ -18,6 +18,7 @@ from adaptmed.data.images import prepare, read_image
 from adaptmed.data.mask_labels import as_values
 from adaptmed.data.masks import write_mask
 from adaptmed.data.volumes import as_grey, is_volume, read_volume, slices_to_input
+from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.model import Adaptor
 from adaptmed.saving import TENSOR_FILE, find_adaptor
@@ -108,14 +109,19 @@ class Predictor:
         with torch.inference_mode(), autocast:
             for part in pixels.split(size):
                 moved = part.to(where)
-                parts.append(arrange_image(self.encoder(moved), self.layout).to("cpu", torch.float32))
-                if self.facts.taps:
-                    maps.append([tap.float().cpu() for tap in self.encoder.taps(moved, self.facts.taps)[:-1]])
+                tokens, taps = self._encode(moved)
+                parts.append(arrange_image(tokens, self.layout).to("cpu", torch.float32))
+                maps.append([tap.float().cpu() for tap in taps[:-1]])
         values, pooled = torch.cat([t.values for t in parts]), torch.cat([t.pooled for t in parts])
         tokens = Tokens(values, torch.cat([t.valid for t in parts]), pooled, parts[0].grid, parts[0].prefix)
         taps = tuple(torch.cat(level) for level in zip(*maps, strict=True))
         height, width = self.preprocessing.image_size_px
         return Windows((height, width), depth=depth, tokens=tokens, taps=taps, pixels=pixels)
+
+    def _encode(self, pixels: Float[Tensor, "n 3 height width_px"]) -> tuple[Tokens, Sequence[Tensor]]:
+        if not self.facts.taps:
+            return self.encoder(pixels), ()
+        return tokens_and_taps(self.encoder, pixels, self.facts.taps)
 
     def _values(self, logits: Float[Tensor, "class *size"], size_px: tuple[int, int]) -> Integer[np.ndarray, "*sides"]:
         return as_values(classes_in_source(logits, size_px, self.preprocessing), self.facts.labels)
