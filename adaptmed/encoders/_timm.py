@@ -6,9 +6,13 @@ from typing import Any
 
 import timm
 from jaxtyping import Float
+from timm.layers import PatchDropoutWithIndices, PatchEmbed
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from adaptmed.encoders.base import (
+    Entrance,
     FrozenEncoder,
     Maps,
     check_pixels,
@@ -67,6 +71,7 @@ class TimmImageEncoder(FrozenEncoder):
         self.width: int = module.num_features  # type: ignore[assignment]
         self.preprocessing = resized(preprocessing or _preprocessing(module, name), image_size_px)
         self.roles = _roles(module)
+        self.entrance = _entrance(module)
         _check_size(module, self.preprocessing.image_size_px, "image_size_px")
 
     @property
@@ -173,6 +178,15 @@ def _qkv_is_called(module: nn.Module) -> bool:
     return all(
         getattr(part, "q_bias", None) is None or getattr(part, "qkv_bias_separate", False) for part in attentions
     )
+
+
+def _entrance(module: nn.Module) -> Entrance | None:
+    """Return where timm itself drops patches; ``None`` where a patch has seen its neighbours before that (hybrids)."""
+    if not isinstance(module, VisionTransformer | Eva) or not isinstance(module.patch_embed, PatchEmbed):
+        return None
+    if module.patch_drop is None:  # EVA: its rotary positions follow the places that this module names
+        module.patch_drop = PatchDropoutWithIndices(0.0)
+    return Entrance("patch_drop", int(module.num_prefix_tokens))
 
 
 def _blocks(module: nn.Module) -> Sequence[nn.Module]:

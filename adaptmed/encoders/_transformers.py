@@ -24,6 +24,7 @@ _ATTENTION = (
     *("attn.Wqkv", "attn.Wo"),
 )
 _MLP = ("intermediate.dense", "ffn.lin1", "ffn.lin2", "mlp.fc1", "mlp.fc2", "mlp.Wi", "mlp.Wo", "pwconv1", "pwconv2")
+_DROPPING = ("vit", "dinov2", "dinov2_with_registers", "clip_vision_model", "siglip_vision_model")
 _INTERPOLATE = "interpolate_pos_encoding"
 _FILTER: Mapping[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
@@ -119,6 +120,8 @@ class HFImageEncoder(base.FrozenEncoder):
         patch = getattr(config, "patch_size", 1) if hasattr(config, "num_attention_heads") else 1
         self._patch: tuple[int, int] = (patch, patch)
         self._prefix = _prefix(module)
+        if config.model_type in _DROPPING:
+            self.entrance = base.Entrance("embeddings", self._prefix)
         self._interpolation = {_INTERPOLATE: True} if _INTERPOLATE in signature(module.forward).parameters else {}
         self.width: int = config.hidden_size if patch > 1 else config.hidden_sizes[-1]
         self.roles = _roles(module)
@@ -261,12 +264,9 @@ def _blocks(module: nn.Module) -> Sequence[nn.Module]:
         found = getattr(getattr(module, holder, None) if holder else module, attribute, None)
         if isinstance(found, nn.ModuleList):
             return list(found)
-    fix = (
-        "Use another source for this network, or one of BERT, RoBERTa, DistilBERT, ViT, DINOv2, CLIP, ConvNeXt, ResNet."
-    )
-    raise InputError(
-        sentence(type(module).__name__, expected="a family with a known list of blocks", got="none", fix=fix)
-    )
+    fix = "Use another source, or a network of BERT, RoBERTa, DistilBERT, ViT, DINOv2, CLIP, ConvNeXt or ResNet."
+    expected = "a family with a known list of blocks"
+    raise InputError(sentence(type(module).__name__, expected=expected, got="none", fix=fix))
 
 
 def _prefix(module: nn.Module) -> int:

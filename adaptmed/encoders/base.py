@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,20 @@ Maps = list[Float[Tensor, "batch _channel _rows _columns"]]
 """Feature maps of one batch, shallow to deep."""
 
 
+@dataclass(frozen=True)
+class Entrance:
+    """Where the tokens of an image, positions added, enter a transformer's blocks.
+
+    Attributes:
+        module: Name inside the library's module of the layer that gives them: the prefix, then one token per patch, row
+            by row, that has seen this patch alone.
+        prefix: How many tokens stand before the patches.
+    """
+
+    module: str
+    prefix: int
+
+
 class FrozenEncoder(nn.Module):
     """A network that stays as it was pretrained: no gradients for its weights, always in evaluation mode.
 
@@ -27,6 +41,9 @@ class FrozenEncoder(nn.Module):
         module: The library's own network; it is frozen in place.
         name: The full name the encoder is loaded by.
     """
+
+    entrance: Entrance | None = None
+    """Of an image encoder that can leave patches out; ``None`` of every other."""
 
     def __init__(self, module: nn.Module, name: str) -> None:
         super().__init__()
