@@ -2,12 +2,19 @@
 
 import torch
 
-from adaptmed.encoders._masked import drops_patches, masked_tokens
+from adaptmed.encoders._masked import drops_patches, masked_tokens, patch_grid
 from adaptmed.encoders.base import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import ImageEncoder, TextEncoder
 
-__all__ = ["drops_patches", "load_image_encoder", "load_text_encoder", "masked_tokens", "tokens_and_taps"]
+__all__ = [
+    "drops_patches",
+    "load_image_encoder",
+    "load_text_encoder",
+    "masked_tokens",
+    "patch_grid",
+    "tokens_and_taps",
+]
 
 
 def load_image_encoder(name: str, *, image_size_px: int | None = None) -> ImageEncoder:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from adaptmed.encoders.base import Entrance
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import ImageEncoder, Tokens
 
@@ -17,6 +18,16 @@ def drops_patches(encoder: ImageEncoder) -> bool:
     SigLIP of transformers. A CNN, a hierarchical transformer (Swin) or a transformer on a CNN's maps cannot.
     """
     return getattr(encoder, "entrance", None) is not None
+
+
+def patch_grid(encoder: ImageEncoder, size_px: tuple[int, int]) -> tuple[int, int]:
+    """Return how many patches of an image of ``(height, width)`` the encoder sees along each side.
+
+    Raises:
+        InputError: The encoder cannot leave patches out.
+    """
+    patch_px = _entrance(encoder).patch_px
+    return size_px[0] // patch_px[0], size_px[1] // patch_px[1]
 
 
 def masked_tokens(
@@ -49,10 +60,8 @@ def masked_tokens(
     References:
         He et al. 2022, arXiv:2111.06377.
     """
-    entrance = getattr(encoder, "entrance", None)
-    if entrance is None:
-        raise _cannot(encoder)
-    _check_places(kept, len(pixels))
+    entrance = _entrance(encoder)
+    _check_places(kept, len(pixels), patch_grid(encoder, (pixels.shape[2], pixels.shape[3])))
     kept = kept.to(pixels.device)
 
     def leave_out(_layer: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, None]) -> object:
@@ -73,10 +82,6 @@ def _gathered(
     hidden: Float[Tensor, "batch token width"], kept: Int[Tensor, "batch kept"], prefix: int
 ) -> Float[Tensor, "batch seen width"]:
     """Return the prefix and the kept patches."""
-    patches = hidden.shape[1] - prefix
-    if int(kept.max()) >= patches:
-        fix = "Choose the places for this very image size."
-        raise InputError(sentence("kept", expected=f"places below {patches}", got=int(kept.max()), fix=fix))
     return hidden.gather(1, _places(kept, prefix)[..., None].expand(-1, -1, hidden.shape[2]))
 
 
@@ -96,7 +101,7 @@ def _on_the_grid(tokens: Tokens, kept: Int[Tensor, "batch kept"]) -> Tokens:
     return replace(tokens, values=values, valid=valid)
 
 
-def _check_places(kept: Int[Tensor, "batch kept"], images: int) -> None:
+def _check_places(kept: Int[Tensor, "batch kept"], images: int, grid: tuple[int, int]) -> None:
     if kept.ndim != 2 or len(kept) != images or kept.shape[1] == 0:
         fix = "Pass for every image at least one place, equally many for all."
         expected = f"shape ({images}, at least 1)"
@@ -104,12 +109,18 @@ def _check_places(kept: Int[Tensor, "batch kept"], images: int) -> None:
     if bool((kept[:, :1] < 0).any() | (kept.diff(dim=1) <= 0).any()):
         fix = "Sort them; every place stands once."
         raise InputError(sentence("kept", expected="places from 0 in rising order", got="others", fix=fix))
+    if int(kept.max()) >= grid[0] * grid[1]:
+        expected, fix = f"places below {grid[0] * grid[1]}", "Choose the places for this very image size."
+        raise InputError(sentence("kept", expected=expected, got=int(kept.max()), fix=fix))
 
 
-def _cannot(encoder: ImageEncoder) -> InputError:
+def _entrance(encoder: ImageEncoder) -> Entrance:
+    entrance: Entrance | None = getattr(encoder, "entrance", None)
+    if entrance is not None:
+        return entrance
     fix = (
         "Use a vision transformer, for example bundled:dinov2-small; a CNN can only have its outputs hidden, from "
         "which hidden patches can be read in part; tasks.masked_images.masked_outputs does that."
     )
     expected = "an encoder that can leave patches out before its first block"
-    return InputError(sentence("encoder", expected=expected, got=encoder.name, fix=fix))
+    raise InputError(sentence("encoder", expected=expected, got=encoder.name, fix=fix))

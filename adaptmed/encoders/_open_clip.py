@@ -48,7 +48,8 @@ class OpenClipImageEncoder(base.FrozenEncoder):
         if module.attn_pool is not None:
             fix = "Use a CLIP model whose tower pools by CLS or mean."
             raise InputError(sentence(name, expected="patch tokens on a grid", got="attention pooling", fix=fix))
-        self.width, self.entrance = int(module.class_embedding.shape[0]), base.Entrance("ln_pre", 1)
+        self.width, patch = int(module.class_embedding.shape[0]), module.patch_size
+        self.entrance = base.Entrance("ln_pre", 1, (patch[0], patch[1]))
         self.preprocessing = base.resized(_preprocessing(module), image_size_px)
         self.roles = _roles(module)
         base.check_size(self.preprocessing.image_size_px, module.patch_size, "image_size_px")

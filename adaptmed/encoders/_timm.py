@@ -186,7 +186,8 @@ def _entrance(module: nn.Module) -> Entrance | None:
         return None
     if module.patch_drop is None:  # EVA: its rotary positions follow the places that this module names
         module.patch_drop = PatchDropoutWithIndices(0.0)
-    return Entrance("patch_drop", int(module.num_prefix_tokens))
+    patch = module.patch_embed.patch_size
+    return Entrance("patch_drop", int(module.num_prefix_tokens), (patch[0], patch[1]))
 
 
 def _blocks(module: nn.Module) -> Sequence[nn.Module]:

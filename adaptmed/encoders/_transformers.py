@@ -121,7 +121,7 @@ class HFImageEncoder(base.FrozenEncoder):
         self._patch: tuple[int, int] = (patch, patch)
         self._prefix = _prefix(module)
         if config.model_type in _DROPPING:
-            self.entrance = base.Entrance("embeddings", self._prefix)
+            self.entrance = base.Entrance("embeddings", self._prefix, self._patch)
         self._interpolation = {_INTERPOLATE: True} if _INTERPOLATE in signature(module.forward).parameters else {}
         self.width: int = config.hidden_size if patch > 1 else config.hidden_sizes[-1]
         self.roles = _roles(module)

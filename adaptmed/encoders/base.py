@@ -26,10 +26,12 @@ class Entrance:
         module: Name inside the library's module of the layer that gives them: the prefix, then one token per patch, row
             by row, that has seen this patch alone.
         prefix: How many tokens stand before the patches.
+        patch_px: Height and width of a patch.
     """
 
     module: str
     prefix: int
+    patch_px: tuple[int, int]
 
 
 class FrozenEncoder(nn.Module):

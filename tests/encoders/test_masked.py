@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from adaptmed import lora
-from adaptmed.encoders import drops_patches, masked_tokens
+from adaptmed.encoders import drops_patches, masked_tokens, patch_grid
 from adaptmed.encoders._timm import TimmImageEncoder
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
@@ -179,6 +179,7 @@ def test_sizes_other_than_the_encoder_s_own(encoder):
     with torch.no_grad():
         masked = masked_tokens(encoder, pixels, kept)
         assert masked.grid == encoder(pixels).grid
+    assert masked.grid == patch_grid(encoder, (112, 224))
     assert masked.valid.sum(1).tolist() == [masked.prefix + 3] * 2
 
 
