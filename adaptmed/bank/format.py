@@ -32,6 +32,7 @@ class TokenSource:
         parameters: Number of frozen parameters; for people, no part of the token key.
         plane: Of the slices of volumes; ``None`` for pictures and text.
         window: ``(level, width)`` that volumes were shown with; ``None`` for percentiles, pictures and text.
+        mask_ratio: Share of the cells that masked views hide; ``None`` without.
     """
 
     name: str
@@ -43,6 +44,7 @@ class TokenSource:
     parameters: int = 0
     plane: str | None = None
     window: tuple[float, float] | None = None
+    mask_ratio: float | None = None
 
     def token_key(self, *, layout: str, dtype: str) -> str:
         """Return the sha256 over all of this that decides numbers, with layout, dtype and the bank's schema.
@@ -56,7 +58,8 @@ class TokenSource:
             False
         """
         parts = asdict(self) | {"layout": layout, "dtype": dtype, "schema": SCHEMA}
-        for name in ("name", "parameters", *(name for name in ("plane", "window") if parts[name] is None)):
+        later = ("plane", "window", "mask_ratio")
+        for name in ("name", "parameters", *(name for name in later if parts[name] is None)):
             del parts[name]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -118,7 +121,8 @@ class StoredImages:
 
     ``count`` distinct pictures, or with ``plane`` slices of volumes, shown with ``window``. ``lora`` is the digest of
     the LoRA inside the encoder, which then stands in the bank's folder ``image_lora``. ``taps`` are the stored maps,
-    shallow to deep, without the deepest one; ``pixels`` says whether the encoder's input is stored.
+    shallow to deep, without the deepest one; ``pixels`` says whether the encoder's input is stored. Of every picture
+    there are ``masked_views`` passes that hid the share ``mask_ratio`` of its cells, with the seeds 0, 1, ….
     """
 
     name: str
@@ -135,6 +139,8 @@ class StoredImages:
     pixels: bool = False
     plane: str | None = None
     window: tuple[float, float] | None = None
+    masked_views: int = 0
+    mask_ratio: float | None = None
 
 
 @dataclass(frozen=True)

@@ -32,20 +32,26 @@ class MappedShards:
         """Return the shard number of each item; -1 for the item -1."""
         return np.searchsorted(self._starts, items, side="right") - 1
 
-    def gather(self, name: str, items: Items) -> Shaped[Tensor, "n *shape"]:
+    def gather(self, name: str, items: Items, views: Items | None = None) -> Shaped[Tensor, "n *shape"]:
         """Select items of a tensor with one entry per item, in the order asked; the item -1 gives zeros.
 
-        The result is a fresh tensor in the stored dtype.
+        With ``views`` an entry holds several views, and of each item the one that is named is selected. The result is a
+        fresh tensor in the stored dtype.
         """
         groups = self._groups(items)
         if len(groups) == 1 and len(groups[0][1]) == len(items):
-            number, places = groups[0]
-            return self._tensors(number)[name].index_select(0, torch.from_numpy(self._local(number, items[places])))
-        result = self._zeros(name, len(items))
+            return self._chosen(name, groups[0][0], groups[0][1], items, views)
+        result = self._zeros(name, len(items), 1 if views is None else 2)
         for number, places in groups:
-            chosen = self._tensors(number)[name].index_select(0, torch.from_numpy(self._local(number, items[places])))
-            result.index_copy_(0, torch.from_numpy(places), chosen)
+            result.index_copy_(0, torch.from_numpy(places), self._chosen(name, number, places, items, views))
         return result
+
+    def _chosen(self, name: str, number: int, places: Items, items: Items, views: Items | None) -> Tensor:
+        """Return what one shard serves."""
+        tensor, local = self._tensors(number)[name], self._local(number, items[places])
+        if views is not None:
+            tensor, local = tensor.flatten(0, 1), local * tensor.shape[1] + views[places]
+        return tensor.index_select(0, torch.from_numpy(local))
 
     def gather_ragged(
         self, name: str, offsets: str, items: Items
@@ -84,9 +90,9 @@ class MappedShards:
     def _local(self, number: int, items: Items) -> Items:
         return items - self._starts[number]
 
-    def _zeros(self, name: str, count: int) -> Tensor:
+    def _zeros(self, name: str, count: int, axes: int = 1) -> Tensor:
         example = self._tensors(self._filled_shard())[name]
-        return torch.zeros(count, *example.shape[1:], dtype=example.dtype)
+        return torch.zeros(count, *example.shape[axes:], dtype=example.dtype)
 
     def _filled_shard(self) -> int:
         return int(np.argmax(np.diff(self._starts) > 0))

@@ -1,5 +1,6 @@
 """Reading a bank: Tokens of any rows, from memory-mapped shards."""
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,12 @@ from adaptmed.bank.format import INFO, PLAN, ROWS, BankInfo, Kind, StoredImages
 from adaptmed.bank.mapped import MappedShards
 from adaptmed.bank.shards import tap_names
 from adaptmed.errors import BankError, sentence
+from adaptmed.layers.places import put_back
 from adaptmed.types import Batch, Tokens
 
 Rows = NDArray[np.int64]
 Items = NDArray[np.int64] | Sequence[int]
+_MASKED = ("values", "kept", "pooled")
 
 
 class Bank:
@@ -136,6 +139,31 @@ class Bank:
         if not self._images().pixels:
             raise self._lacks("pixels", "--pixels")
         return self._shards["image"].gather("pixels", np.asarray(items, dtype=np.int64))
+
+    def masked_tokens(self, rows: Rows, views: Items, dtype: torch.dtype | None = None) -> Tokens:
+        """Return what the image encoder gave of these rows when it saw a part of their cells.
+
+        Args:
+            rows: Row numbers.
+            views: Which of the masked views of each row, from 0.
+            dtype: Of the values; the stored dtype when ``None``.
+
+        Returns:
+            Tokens of the whole grid; hidden cells, and every token of a row without image, are zero and not valid.
+
+        Raises:
+            BankError: The bank holds no masked views, or fewer.
+        """
+        images, items, views = self._images(), self._index("image", rows), np.asarray(views, dtype=np.int64)
+        if images.masked_views == 0:
+            raise self._lacks("masked views", "--masked-views 4")
+        if len(views) and not (views.min() >= 0 and views.max() < images.masked_views):
+            expected, fix = f"numbers from 0 to {images.masked_views - 1}", "Ask for these views."
+            raise BankError(sentence("views", expected=expected, got=[int(view) for view in views[:9]], fix=fix))
+        seen, kept, pooled = (self._shards["image"].gather(f"masked_{name}", items, views) for name in _MASKED)
+        values, valid = put_back(seen, kept, prefix=images.prefix, cells=math.prod(images.grid))
+        valid &= torch.from_numpy(items >= 0)[:, None]
+        return Tokens(values.to(dtype), valid, pooled.to(dtype), images.grid, images.prefix)
 
     def text_tokens(self, rows: Rows, dtype: torch.dtype | None = None) -> Tokens:
         """Return the text Tokens of these rows, zero-padded to the longest of them; no valid token without text.

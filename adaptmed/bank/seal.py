@@ -122,6 +122,8 @@ def _stored_images(plan: Plan, shards: tuple[Shard, ...]) -> StoredImages | None
         pixels=plan.pixels,
         plane=source.plane,
         window=source.window,
+        masked_views=len(source.mask_seeds),
+        mask_ratio=source.mask_ratio,
     )
 
 

@@ -16,6 +16,7 @@ from adaptmed.errors import BankError, sentence
 
 _OWN_DTYPES = {
     "pixels": torch.uint8,
+    "masked_kept": torch.int32,
     "offsets": torch.int64,
     "input_ids": torch.int32,
     "id_offsets": torch.int64,
@@ -65,18 +66,24 @@ def _fault(path: Path, shard: Shard, info: BankInfo) -> str | None:
         dtype = _OWN_DTYPES.get(name, DTYPES[info.dtype])
         if tensor.dtype != dtype:
             return f"expected {str(dtype).removeprefix('torch.')}, but got {tensor.dtype} in {name}"
-    expected = _image_shapes(shard, info) if path.name.startswith("image") else _text_shapes(shard, info, tensors)
+    expected = (
+        _image_shapes(shard, info, tensors) if path.name.startswith("image") else _text_shapes(shard, info, tensors)
+    )
     got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     return None if got == expected else f"expected shapes {expected}, but got {got}"
 
 
-def _image_shapes(shard: Shard, info: BankInfo) -> dict[str, tuple[int, ...]]:
+def _image_shapes(shard: Shard, info: BankInfo, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     assert info.images is not None
     images, count = info.images, shard.count if info.images.plane is None else sum(shard.slices)
     tokens = images.prefix + math.prod(images.grid)
     shapes: dict[str, tuple[int, ...]] = {"values": (count, tokens, images.width), "pooled": (count, images.width)}
     for name, tap in zip(tap_names(len(images.taps)), images.taps, strict=True):
         shapes[name] = (count, tap.width, *tap.grid)
+    if images.masked_views:
+        views, kept = (count, images.masked_views), tensors["masked_kept"].shape[-1] if "masked_kept" in tensors else 0
+        shapes["masked_values"] = (*views, images.prefix + kept, images.width)
+        shapes |= {"masked_pooled": (*views, images.width), "masked_kept": (*views, kept)}
     return shapes | ({"pixels": (count, 3, *images.preprocessing.image_size_px)} if images.pixels else {})
 
 

@@ -18,7 +18,7 @@ from adaptmed.bank.shards import Shard, StoredTap, tap_names
 from adaptmed.errors import BankError, sentence
 from adaptmed.types import TokenIds, Tokens
 
-_LATER = {"taps": 0, "pixels": False, "image.plane": None, "image.window": None}
+_LATER = {"taps": 0, "pixels": False, "image.plane": None, "image.window": None, "image.mask_ratio": None}
 """What plans written before these were options meant."""
 
 
@@ -116,7 +116,8 @@ def write_image_shard(
         number: Of the shard.
         pieces: Tokens of its images in the bank's layout and dtype, in order; empty when all were rejected.
         rejects: Number of the distinct image and reason of those that could not be read.
-        beside: What else is stored of each piece: ``tap0``, ``tap1``, … shallow to deep, and ``pixels``.
+        beside: What else is stored of each piece: ``tap0``, ``tap1``, … shallow to deep, ``pixels``, and of
+            masked views ``masked_values``, ``masked_pooled`` and ``masked_kept``.
         slices: How many each volume has; empty for pictures.
     """
     tensors = {"values": torch.empty(0, 0, 0), "pooled": torch.empty(0, 0)}

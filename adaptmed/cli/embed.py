@@ -34,6 +34,8 @@ def embed(
     shard_size: int | None = None,
     taps: int = 0,
     pixels: bool | None = None,
+    masked_views: int = 0,
+    mask_ratio: float = 0.75,
     plane: Literal["axial", "coronal", "sagittal"] = "axial",
     window: tuple[float, float] | None = None,
     workers: int | None = None,
@@ -68,15 +70,20 @@ def embed(
         max_tokens: Where texts are cut; the encoder's limit or 256 by default, whichever is smaller.
         layout: Which image tokens are kept: a small grid of means and the prefix tokens (the default), all of them, or
             only the pooled vector (of texts too).
-        grid: Side of that small grid, 8 by default. An encoder with a smaller grid keeps its own.
+        grid: Side of that small grid, 8 by default. An encoder with a smaller grid keeps its own. With --masked-views
+            the default is the largest side up to 8 whose cells are whole blocks of the encoder's patches: 7 of a grid
+            of 14, 8 of 16 and of 24.
         dtype: Number format on disk.
         precision: Of the computation: bf16 mixed precision, or exact fp32.
         batch_size: Items per forward pass.
         shard_size: Images or texts per file; what an interruption can lose at most. 256 by default, or 4 volumes.
         taps: Feature maps for the decoders of segmentation: 4 stores the three shallow ones, at their full resolution;
             the fused grid takes the place of the deepest. 0 stores none.
-        pixels: Store what the encoder sees of each image in 8 bits, for decoders that read it; by default of volumes
-            and not of pictures.
+        pixels: Store what the encoder sees of each image in 8 bits, for decoders that read it and for masked
+            pre-training that predicts it; by default of volumes and with --masked-views, not of other pictures.
+        masked_views: For masked pre-training: passes of every picture of which the encoder sees a part only; 4 stores
+            four, each with other cells hidden. Vision transformers can do so, CNNs cannot.
+        mask_ratio: Share of the cells that a masked view hides.
         plane: Of the slices that are encoded of volumes.
         window: Level and width that volumes are shown with, in their own units: 40 400 shows soft tissue of CT,
             -600 1500 the lung. By default from the 0.5th to the 99.5th percentile of each volume.
@@ -96,9 +103,10 @@ def embed(
         raise InputError(sentence("manifest", expected="the path of a table", got="none", fix=fix))
     from adaptmed.bank import Layout
     from adaptmed.data.manifest import Manifest
-    from adaptmed.encoders import load_image_encoder, load_text_encoder
+    from adaptmed.encoders import load_image_encoder, load_text_encoder, patch_grid
     from adaptmed.tasks.embedding import EmbedOptions
     from adaptmed.tasks.lineage import Lineage
+    from adaptmed.tasks.masked_images import whole_cells
     from adaptmed.tasks.processes import join
 
     kept = Layout()
@@ -111,8 +119,11 @@ def embed(
     else:
         images = None if image_encoder is None else load_image_encoder(image_encoder, image_size_px=image_size_px)
         texts = None if text_encoder is None else load_text_encoder(text_encoder)
+    stored = Layout(layout or kept.kind, kept.size if grid is None else grid)
+    if masked_views and images is not None and stored.kind == "grid" and grid is None and adaptor is None:
+        stored = whole_cells(patch_grid(images, images.preprocessing.image_size_px))
     options = EmbedOptions(
-        layout=Layout(layout or kept.kind, kept.size if grid is None else grid),
+        layout=stored,
         dtype=dtype,
         precision=precision,
         max_tokens=max_tokens,
@@ -123,6 +134,8 @@ def embed(
         strict=strict,
         taps=taps,
         pixels=pixels,
+        masked_views=masked_views,
+        mask_ratio=mask_ratio,
         plane=plane,
         window=window,
     )
@@ -189,6 +202,7 @@ def _image_parts(info: "BankInfo") -> list[str]:
     volumes = sum(len(shard.slices) for shard in info.shards)
     parts = [f"{images.count} images" if images.plane is None else f"{volumes} volumes of {images.count:,} slices"]
     parts += [f"taps {len(images.taps)}"] if images.taps else []
+    parts += [f"masked views {images.masked_views}"] if images.masked_views else []
     return [*parts, "pixels"] if images.pixels else parts
 
 

@@ -1,13 +1,14 @@
 """Passes that see a part of an image: the other patches are left out before the encoder's first block."""
 
+import math
 from dataclasses import replace
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from adaptmed.encoders.base import Entrance
 from adaptmed.errors import InputError, sentence
+from adaptmed.layers.places import put_back, token_places
 from adaptmed.types import ImageEncoder, Tokens
 
 
@@ -75,30 +76,16 @@ def masked_tokens(
     finally:
         hook.remove()
     assert tokens.values.shape[1] == entrance.prefix + kept.shape[1], "the patches were left out"
-    return _on_the_grid(tokens, kept)
+    assert tokens.grid is not None, "an image encoder's Tokens have a grid"
+    values, valid = put_back(tokens.values, kept, prefix=tokens.prefix, cells=math.prod(tokens.grid))
+    return replace(tokens, values=values, valid=valid)
 
 
 def _gathered(
     hidden: Float[Tensor, "batch token width"], kept: Int[Tensor, "batch kept"], prefix: int
 ) -> Float[Tensor, "batch seen width"]:
     """Return the prefix and the kept patches."""
-    return hidden.gather(1, _places(kept, prefix)[..., None].expand(-1, -1, hidden.shape[2]))
-
-
-def _places(kept: Int[Tensor, "batch kept"], prefix: int) -> Int[Tensor, "batch seen"]:
-    """Return the places of the prefix and the kept patches among all tokens."""
-    return torch.cat([torch.arange(prefix, device=kept.device).expand(len(kept), -1), kept.long() + prefix], dim=1)
-
-
-def _on_the_grid(tokens: Tokens, kept: Int[Tensor, "batch kept"]) -> Tokens:
-    """Put the tokens of seen patches back to their places, zeros between them."""
-    assert tokens.grid is not None, "an image encoder's Tokens have a grid"
-    places = _places(kept, tokens.prefix)
-    count = tokens.prefix + tokens.grid[0] * tokens.grid[1]
-    values = tokens.values.new_zeros(len(kept), count, tokens.values.shape[2])
-    values = values.scatter(1, places[..., None].expand(-1, -1, values.shape[2]), tokens.values)
-    valid = tokens.valid.new_zeros(len(kept), count).scatter(1, places, True)
-    return replace(tokens, values=values, valid=valid)
+    return hidden.gather(1, token_places(kept, prefix)[..., None].expand(-1, -1, hidden.shape[2]))
 
 
 def _check_places(kept: Int[Tensor, "batch kept"], images: int, grid: tuple[int, int]) -> None:

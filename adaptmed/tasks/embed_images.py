@@ -1,13 +1,13 @@
 """The images of a bank: pictures in batches, volumes slice by slice, through the frozen encoder into shards."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from adaptmed.bank import Plan, prefetched
@@ -19,8 +19,10 @@ from adaptmed.data.images import prepare, read_image, to_bytes
 from adaptmed.data.volumes import as_grey, count_slices, read_volume, slices_to_input
 from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError
+from adaptmed.layers.places import token_places
 from adaptmed.tasks.embed_options import EmbedOptions
 from adaptmed.tasks.embed_plan import Items
+from adaptmed.tasks.masked_images import kept_cells, masked_image_tokens
 from adaptmed.tasks.processes import Processes
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, Tokens
 
@@ -92,7 +94,12 @@ def image_sizes(items: Items, encoder: ImageEncoder, plan: Plan, options: EmbedO
     tokens, maps = forward_image(encoder, blank, plan.taps, options)
     tokens = arrange_image(tokens, options.layout)
     features = sum(tensor.numel() for tensor in (tokens.values, tokens.pooled, *maps[:-1]))
-    return count, features * DTYPES[options.dtype].itemsize + (blank.numel() if plan.pixels else 0)
+    other_bytes = blank.numel() if plan.pixels else 0
+    if options.masked_views:
+        kept = kept_cells(encoder, options.layout, ratio=options.mask_ratio)
+        features += options.masked_views * (tokens.prefix + kept + 1) * tokens.values.shape[2]
+        other_bytes += options.masked_views * kept * torch.int32.itemsize
+    return count, features * DTYPES[options.dtype].itemsize + other_bytes
 
 
 def place_on_device(encoder: ImageEncoder | TextEncoder, options: EmbedOptions) -> torch.device:
@@ -106,9 +113,16 @@ def forward_image(
     encoder: ImageEncoder, pixels: Float[Tensor, "n 3 height width_px"], taps: int, options: EmbedOptions
 ) -> tuple[Tokens, list[Tensor]]:
     """Return the Tokens of pixels and ``taps`` feature maps, on the device."""
+    with _encoding(encoder, options) as device:
+        return tokens_and_taps(encoder, pixels.to(device, non_blocking=True), taps)
+
+
+@contextmanager
+def _encoding(encoder: ImageEncoder, options: EmbedOptions) -> Iterator[torch.device]:
+    """Bring an encoder to its device and compute there, without gradients, in the precision of the options."""
     device = place_on_device(encoder, options)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-        return tokens_and_taps(encoder, pixels.to(device, non_blocking=True), taps)
+        yield device
 
 
 def _inputs(
@@ -154,10 +168,13 @@ def _encode_chunk(
     contents.rejects += [
         (number, str(pixels)) for number, pixels in zip(numbers, inputs, strict=True) if isinstance(pixels, InputError)
     ]
-    whole = [pixels for pixels in inputs if isinstance(pixels, Tensor)]
+    read = [(number, pixels) for number, pixels in zip(numbers, inputs, strict=True) if isinstance(pixels, Tensor)]
+    whole, owners = [pixels for _, pixels in read], torch.tensor([number for number, _ in read])
     contents.slices += [len(pixels) for pixels in whole]
     for pixels in torch.cat(whole).split(options.batch_size) if whole else ():
         tokens, beside = _encode(pixels, encoder, plan, options)
+        if options.masked_views:
+            beside |= _encode_masked(pixels, owners, encoder, options)
         contents.pieces.append(tokens)
         if beside:
             contents.beside.append(beside)
@@ -177,3 +194,25 @@ def _encode(
     if plan.pixels:
         beside["pixels"] = to_bytes(pixels, options.preprocessing_of(encoder))
     return replace(tokens, values=values, pooled=pooled), beside
+
+
+def _encode_masked(
+    pixels: Float[Tensor, "n 3 height width_px"],
+    numbers: Int[Tensor, " n"],
+    encoder: ImageEncoder,
+    options: EmbedOptions,
+) -> dict[str, Tensor]:
+    """Return the masked views of some pictures as they are stored, of hidden cells nothing; ``(n, view, …)``."""
+    found: dict[str, list[Tensor]] = {"masked_values": [], "masked_pooled": [], "masked_kept": []}
+    for seed in range(options.masked_views):
+        with _encoding(encoder, options) as device:
+            shown = pixels.to(device, non_blocking=True)
+            tokens, kept = masked_image_tokens(
+                encoder, shown, options.layout, items=numbers, seed=seed, ratio=options.mask_ratio
+            )
+            places = token_places(kept, tokens.prefix)[..., None]
+            seen = tokens.values.gather(1, places.expand(-1, -1, tokens.values.shape[2]))
+        found["masked_values"].append(to_stored(seen, options.dtype).cpu())
+        found["masked_pooled"].append(to_stored(tokens.pooled, options.dtype).cpu())
+        found["masked_kept"].append(kept.to("cpu", torch.int32))
+    return {name: torch.stack(views, dim=1) for name, views in found.items()}

@@ -32,12 +32,15 @@ class EmbedOptions:
         strict: Raise at the first unreadable image instead of leaving its rows out.
         taps: Feature maps for decoders, as many as ``encoder.taps`` is asked for; the deepest is not stored, because
             the fused grid takes its place. 0 stores none.
-        pixels: Whether the encoder's input is stored, in 8 bits; ``None``: of volumes, not of pictures.
+        pixels: Whether the encoder's input is stored, in 8 bits; ``None``: of volumes and beside masked views, whose
+            hidden patches are predicted, not of other pictures.
+        masked_views: Passes of every picture of which the encoder sees a part of the layout's cells.
+        mask_ratio: Share of the cells that they hide, in [0, 1).
         plane: Of the slices of volumes.
         window: ``(level, width)`` that volumes are shown with; ``None``: from percentiles (``data.volumes.as_grey``).
 
     Raises:
-        InputError: A count is below 1, a single tap, a window without width, or there is no such device.
+        InputError: A count is out of range, a single tap, a window without width, or there is no such device.
     """
 
     layout: Layout = field(default_factory=Layout)
@@ -52,6 +55,8 @@ class EmbedOptions:
     strict: bool = False
     taps: int = 0
     pixels: bool | None = None
+    masked_views: int = 0
+    mask_ratio: float = 0.75
     plane: Plane = "axial"
     window: tuple[float, float] | None = None
 
@@ -63,6 +68,8 @@ class EmbedOptions:
         if self.taps < 0 or self.taps == 1:
             fix = "Pass 4; the deepest of them is not stored."
             raise InputError(sentence("taps", expected="0 or at least 2", got=self.taps, fix=fix))
+        if self.masked_views < 0:
+            raise InputError(sentence("masked_views", expected="at least 0", got=self.masked_views, fix="Pass 4."))
         if self.window is not None:
             check_window(self.window)
         _require_device(self.device)

@@ -16,6 +16,7 @@ from adaptmed.data.volumes import is_volume
 from adaptmed.errors import InputError, sentence
 from adaptmed.records import inside
 from adaptmed.tasks.embed_options import EmbedOptions
+from adaptmed.tasks.masked_images import kept_cells
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder
 
 
@@ -102,15 +103,19 @@ def plan_of(
     """Say what a bank of these items is made of.
 
     Raises:
-        InputError: A plane or a window is given where no image is a volume.
+        InputError: A plane or a window is given where no image is a volume, or masked views that these images, this
+            encoder or this layout cannot have.
     """
     _refuse_for_volumes(items, options)
+    views = _check_masked_views(items, image_encoder, options)
     image = text = None
     if image_encoder is not None:
         image = _source(image_encoder, preprocessing=options.preprocessing_of(image_encoder))
         if items.volumes:
             window = None if options.window is None else (float(options.window[0]), float(options.window[1]))
             image = replace(image, plane=options.plane, window=window)
+        if views:
+            image = replace(image, mask_seeds=tuple(range(views)), mask_ratio=float(options.mask_ratio))
     if text_encoder is not None:
         text = _source(text_encoder, max_tokens=options.max_tokens_of(text_encoder))
     rows_sha256 = hashlib.sha256(manifest.frame.to_csv(index=False).encode()).hexdigest()
@@ -122,7 +127,7 @@ def plan_of(
         shard_size=options.shard_size or (4 if items.volumes else 256),
         images_sha256=hashlib.sha256(items.image_index.tobytes()).hexdigest(),
         taps=options.taps if items.images else 0,
-        pixels=bool(items.images) and (items.volumes if options.pixels is None else options.pixels),
+        pixels=bool(items.images) and (items.volumes or views > 0 if options.pixels is None else options.pixels),
     )
 
 
@@ -131,6 +136,18 @@ def _refuse_for_volumes(items: Items, options: EmbedOptions) -> None:
         if given and not items.volumes:
             got, fix = "none among the images", f"Leave --{name} out."
             raise InputError(sentence(name, expected="volumes", got=got, fix=fix))
+
+
+def _check_masked_views(items: Items, encoder: ImageEncoder | None, options: EmbedOptions) -> int:
+    """Return how many masked views there are to be, when these images can have them."""
+    if options.masked_views == 0:
+        return 0
+    if encoder is None or items.volumes:
+        got = "no image encoder" if encoder is None else "volumes"
+        expected, fix = "pictures and an image encoder", "Leave --masked-views out."
+        raise InputError(sentence("masked_views", expected=expected, got=got, fix=fix))
+    kept_cells(encoder, options.layout, ratio=options.mask_ratio)
+    return options.masked_views
 
 
 def _source(

@@ -62,6 +62,16 @@ def whole_cells(grid: tuple[int, int], *, largest: int = 8) -> Layout:
     return Layout("grid", side)
 
 
+def kept_cells(encoder: ImageEncoder, layout: Layout, *, ratio: float) -> int:
+    """Return how many cells of the encoder's own image size a ratio leaves.
+
+    Raises:
+        InputError: The encoder cannot leave patches out, cells are no whole blocks, or the ratio leaves no cell.
+    """
+    cells = cell_grid(patch_grid(encoder, encoder.preprocessing.image_size_px), layout)
+    return kept_patches(torch.zeros(1, dtype=torch.long), cells, seed=0, ratio=ratio).shape[1]
+
+
 def _is_whole(grid: Sequence[int], side: int) -> bool:
     return all(patches % min(patches, side) == 0 for patches in grid)
 

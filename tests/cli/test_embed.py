@@ -4,8 +4,11 @@ import pytest
 
 from adaptmed.bank import Bank
 from adaptmed.cli import main
+from tests.encoders.conftest import vit
 from tests.tiny_encoders import PatchEncoder, WordEncoder, make_table
 from tests.volume_files import make_volumes
+
+ARCHITECTURE = "vit_tiny_patch16_224"
 
 
 @pytest.fixture
@@ -76,6 +79,25 @@ def test_volumes_with_their_options(table, tmp_path, capsys):
     assert run(*words, *chosen, "--no-pixels") == 1
     assert "expected pixels = True, but got pixels = False" in capsys.readouterr().err
     assert run("embed", "--verify", "--out", tmp_path / "bank") == 0
+
+
+def test_masked_views_take_cells_that_are_whole_blocks_of_patches(table, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("adaptmed.encoders.load_image_encoder", lambda _name, **_: vit(ARCHITECTURE, patch_size=8))
+    words = ("embed", table, "--image-encoder", "vit", "--out", tmp_path / "bank", "--masked-views", "2")
+    assert run(*words, "--mask-ratio", "0.5") == 0
+    assert "12 rows, 12 images, masked views 2, pixels, 0 rows rejected." in capsys.readouterr().out
+    info = Bank.open(tmp_path / "bank").info
+    assert (info.layout, info.images.grid, info.images.mask_ratio) == ("grid7", (7, 7), 0.5)
+    assert run(*words, "--grid", "8") == 1
+    assert "divides 14 x 14 patches (1, 2, 7, 14), but got 8. Pass --grid 7." in capsys.readouterr().err
+    assert run("embed", "--verify", "--out", tmp_path / "bank") == 0
+
+
+def test_a_network_without_patches_has_no_masked_views(table, tmp_path, capsys):
+    words = ("embed", table, "--image-encoder", "patches", "--out", tmp_path / "bank", "--masked-views", "4")
+    assert run(*words) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "a CNN can only have its outputs hidden" in said
 
 
 def test_pictures_with_taps_and_pixels(table, tmp_path, capsys):

@@ -47,7 +47,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(data):
-    found = start_two(data, "exchange", *TRAINED, "embed", "embed-volumes")
+    found = start_two(data, "exchange", *TRAINED, "embed", "embed-volumes", "embed-masked")
     assert found.returncode == 0, found.stderr[-4000:]
     return data
 
@@ -109,7 +109,7 @@ def test_two_processes_write_the_run_of_one(one, two):
             torch.testing.assert_close(weights(two / "moving" / "run")[name], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("scenario", ["embed", "embed-volumes"])
+@pytest.mark.parametrize("scenario", ["embed", "embed-volumes", "embed-masked"])
 def test_two_processes_write_the_bank_of_one(data, two, tmp_path, scenario):
     SCENARIOS[scenario](tmp_path, data)
     alone = {path.name: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()}

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
-from adaptmed.bank import Bank
+from adaptmed.bank import Bank, Layout
 from adaptmed.data.manifest import Manifest
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
@@ -17,6 +17,7 @@ from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.processes import CutBatch, join
 from adaptmed.types import Tokens
+from tests.encoders.conftest import vit
 from tests.tasks.training import METHOD
 from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder
 
@@ -92,6 +93,13 @@ def embed_volumes(out, data):
     embed(Manifest.read(data / "volumes" / "m.csv"), PatchEncoder(), WordEncoder(), out / "b", options=options)
 
 
+def embed_masked(out, data):
+    torch.manual_seed(0)
+    encoder = vit("vit_tiny_patch16_224")
+    options = replace(EXACT, layout=Layout("grid", 7), masked_views=2, mask_ratio=0.5)
+    embed(Manifest.read(data / "pictures" / "m.csv"), encoder, None, out / "b", options=options)
+
+
 def exchange(out):
     """Cut batches of several sizes, gather them, fetch Tokens of chosen items, and send gradients back."""
     processes = join()
@@ -146,6 +154,7 @@ SCENARIOS = {
     ),
     "embed": lambda out, data: embed_tiny(out, data, PatchEncoder()),
     "embed-volumes": embed_volumes,
+    "embed-masked": embed_masked,
     "embed-dies": lambda out, data: embed_tiny(out, data, BrokenEncoder()),
 }
 
