@@ -28,6 +28,7 @@ def check(
     labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = (),
     class_column: str | None = None,
     uncertain: Literal["ignore", "zero", "one"] | None = None,
+    text_column: Literal["text", "question"] | None = None,
     mask_labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = (),
     text_encoder: str | None = None,
     read_images: bool = True,
@@ -43,10 +44,11 @@ def check(
     Args:
         manifest: Table with one row per image or pair (csv, tsv, jsonl, parquet). Columns: image (path relative to
             the table's folder: PNG, JPEG, DICOM, NIfTI, or the folder of a DICOM series), text, patient, split (train,
-            validate, test), mask (PNG or NIfTI), question, answer, id, and labels.
+            validate, test), mask (PNG or NIfTI), question, answer, answer_type (open, closed), id, and labels.
         labels: Label columns; by default all columns with only 0, 1 and blank.
         class_column: Column whose values are class names.
         uncertain: What a -1 in a label column means: ignore it, or read it as zero or one.
+        text_column: What a text encoder reads, the text or the question; by default the text where there is one.
         mask_labels: Names of mask values, for example 1=effusion 2=nodule; masks with other values are then bad ones.
             Without, any value may stand in a mask. 0 is background.
         text_encoder: Count the distinct texts that `adaptmed embed` with this encoder would cut by default, for example
@@ -63,7 +65,9 @@ def check(
 
     console = Console()
     names = parse_labels(mask_labels) if mask_labels else None
-    table = Manifest.read(manifest, labels=labels, class_column=class_column, uncertain=uncertain)
+    table = Manifest.read(
+        manifest, labels=labels, class_column=class_column, uncertain=uncertain, text_column=text_column
+    )
     cutter = None if text_encoder is None else _Cutter.of(text_encoder)
     with _progress(console) as progress:
         report = check_manifest(table, read_images=read_images, mask_labels=names, tokenize=cutter, progress=progress)

@@ -43,6 +43,7 @@ def embed(
     labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     class_column: str | None = None,
     uncertain: Literal["ignore", "zero", "one"] | None = None,
+    text_column: Literal["text", "question"] | None = None,
     strict: bool = False,
     verify: bool = False,
 ) -> None:
@@ -54,9 +55,9 @@ def embed(
     same command again to take them in when they are mended.
 
     Args:
-        manifest: Table with one row per image or pair (csv, jsonl, parquet); columns image, text, patient, split, ...
-            Its images are pictures (PNG, JPEG, DICOM), or volumes (NIfTI, or the folder of a DICOM series), whose
-            slices are encoded one by one. Not needed with --verify.
+        manifest: Table with one row per image or pair (csv, jsonl, parquet); columns image, text, patient, split,
+            question, answer, ... Its images are pictures (PNG, JPEG, DICOM), or volumes (NIfTI, or the folder of a
+            DICOM series), whose slices are encoded one by one. Not needed with --verify.
         out: Folder of the bank.
         image_encoder: For example bundled:dinov2-small or timm:vit_small_patch14_dinov2.lvd142m. Without it no image
             tokens are stored.
@@ -92,6 +93,8 @@ def embed(
         labels: Label columns; by default all columns with only 0, 1 and blank.
         class_column: Column whose values are class names.
         uncertain: What a -1 in a label column means: ignore it, or read it as zero or one.
+        text_column: What the text encoder reads: the text, or the question of a table for answering questions. By
+            default the text where the table has one.
         strict: Stop at the first unreadable image instead of leaving it out, or at one that was left out before.
         verify: Compute nothing, only check every file of the bank in --out against its hash.
     """
@@ -140,7 +143,9 @@ def embed(
         window=window,
     )
     options = options if workers is None else replace(options, workers=workers)
-    table = Manifest.read(manifest, labels=tuple(labels), class_column=class_column, uncertain=uncertain)
+    table = Manifest.read(
+        manifest, labels=tuple(labels), class_column=class_column, uncertain=uncertain, text_column=text_column
+    )
     _run(table, images, texts, out, options)
     if adaptor is not None:
         join(device).agreed(lambda: Lineage.of_run(adaptor).keep(out))
@@ -170,9 +175,9 @@ def _run(
 
     first = join(options.device).first
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not first)
-    console.print(
-        f"Columns taken: {', '.join(table.taken) or 'none'}; left out: {', '.join(table.left_out) or 'none'}."
-    )
+    as_text = {table.text_column: f"{table.text_column} (read as text)"} if table.text_column != "text" else {}
+    taken = ", ".join(as_text.get(name, name) for name in table.taken)
+    console.print(f"Columns taken: {taken or 'none'}; left out: {', '.join(table.left_out) or 'none'}.")
     whole = (out / INFO).exists()
     if not whole:
         size = estimate_size(table, images, texts, options=options)

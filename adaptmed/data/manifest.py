@@ -14,7 +14,9 @@ from adaptmed.data.splits import SPLITS, assign_splits, overlapping_patients
 from adaptmed.data.tables import Rejects, is_unnamed, read_table
 from adaptmed.errors import InputError, sentence
 
-ROLES = ("image", "text", "patient", "split", "mask", "question", "answer")
+ROLES = ("image", "text", "patient", "split", "mask", "question", "answer", "answer_type")
+_WHERE_THERE = ("answer_type",)  # no column of blanks: the rows of tables without it stay what they were
+_TEXT_COLUMNS = ("text", "question")
 _IN_USE = {
     "row": "row ids",
     "image_index": "the numbers of distinct images in a bank",
@@ -33,8 +35,9 @@ class Manifest:
         root: The folder that relative paths in ``image`` and ``mask`` start from.
         sha256: Of the file.
         frame: One line per usable row. ``row`` (row id), ``image``, ``text``, ``patient``, ``split``, ``mask``,
-            ``question`` and ``answer`` are text, blank where there is nothing; label columns are float64 (NaN: not
-            labelled); the class column is int64, an index into ``classes`` (-1: not labelled).
+            ``question`` and ``answer`` are text, blank where there is nothing, and so is ``answer_type`` where the
+            table has it; label columns are float64 (NaN: not labelled); the class column is int64, an index into
+            ``classes`` (-1: not labelled).
         labels: Names of the label columns.
         class_column: Name of the class column.
         classes: Names of the classes, sorted; by value when all are whole numbers.
@@ -43,6 +46,7 @@ class Manifest:
         rejects: Rows that were left out: ``row`` and ``reason``.
         notes: What else should be known, in sentences.
         has_patients: Whether there is a ``patient`` column; without it every row is its own patient.
+        text_column: The column that ``text`` was filled from: ``text`` or ``question``.
     """
 
     path: Path
@@ -57,6 +61,7 @@ class Manifest:
     rejects: Rejects
     notes: tuple[str, ...]
     has_patients: bool
+    text_column: str = "text"
 
     @classmethod
     def read(
@@ -66,21 +71,25 @@ class Manifest:
         labels: Sequence[str] = (),
         class_column: str | None = None,
         uncertain: Uncertain | None = None,
+        text_column: str | None = None,
     ) -> Self:
         """Read a csv, tsv, jsonl or parquet file.
 
         Columns are known by their names: ``image`` (path, relative to the file's folder), ``text``, ``patient``,
-        ``split`` (train, validate, test), ``mask``, ``question``, ``answer``, ``id``. At least ``image`` or ``text``
-        must be there. Without names in ``labels`` or ``class_column``, every other column that holds only 0, 1 and
-        blank (true and false are 1 and 0; nan, na, null and none are blank) is a label column. Without ``split``, rows
-        are assigned 70/10/20 % by patient; with it, rows whose split is blank cannot be used. Rows that cannot be used
-        are listed in ``rejects``; whether the files exist is the business of ``check_manifest``.
+        ``split`` (train, validate, test), ``mask``, ``question``, ``answer``, ``answer_type`` (open, closed), ``id``.
+        At least ``image``, ``text`` or ``question`` must be there. In a table with ``question`` and without ``text``
+        the question is what a text encoder reads; rows without answer are kept. Without names in ``labels`` or
+        ``class_column``, every other column that holds only 0, 1 and blank (true and false are 1 and 0; nan, na, null
+        and none are blank) is a label column. Without ``split``, rows are assigned 70/10/20 % by patient; with it, rows
+        whose split is blank cannot be used. Rows that cannot be used are listed in ``rejects``; whether the files exist
+        is the business of ``check_manifest``.
 
         Args:
             path: The file.
             labels: Take exactly these as label columns; any finite numbers, blank: not labelled.
             class_column: Column of class names or numbers, blank: not labelled.
             uncertain: What -1 in a label column means: not labelled, 0 or 1. In a class column only ``ignore``.
+            text_column: What a text encoder reads, ``text`` or ``question``; ``None`` is ``text`` where there is one.
 
         Raises:
             InputError: No such file, not such a table, an unknown column, an unknown split, a -1 without
@@ -92,7 +101,7 @@ class Manifest:
             raise InputError(sentence("uncertain", expected=expected, got=repr(uncertain), fix="Choose one of them."))
         content = _content(path)
         cells, rejects = read_table(path, content)
-        reading = _Reading(path, cells, rejects)
+        reading = _Reading(path, cells, rejects, _text_column(path, cells, text_column))
         reading.drop_unusable_rows()
         reading.take_roles()
         classes = reading.take_labels(tuple(labels), class_column, uncertain)
@@ -112,6 +121,7 @@ class Manifest:
             rejects=reading.rejects,
             notes=tuple(reading.notes),
             has_patients="patient" in reading.taken,
+            text_column=reading.text_column,
         )
 
     def overlap(self) -> dict[str, tuple[str, ...]]:
@@ -126,17 +136,19 @@ class _Reading:
     path: Path
     cells: pd.DataFrame
     rejects: Rejects
+    text_column: str
     columns: dict[str, Any] = field(default_factory=dict)
     taken: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def drop_unusable_rows(self) -> None:
-        """Reject rows with neither image nor text, and those without a split in a table that has splits."""
-        present = [name for name in ("image", "text") if name in self.cells]
+        """Reject rows with neither image nor what is read as text, and those with a blank split in a table of splits."""
+        present = [name for name in ("image", self.text_column) if name in self.cells]
         if not present:
             got, fix = f"columns {list(self.cells)}", "Rename a column, or separate cells by commas."
-            raise InputError(sentence(str(self.path), expected="a column `image` or `text`", got=got, fix=fix))
+            expected = "a column `image`, `text` or `question`"
+            raise InputError(sentence(str(self.path), expected=expected, got=got, fix=fix))
         self._reject((self.cells[present] == "").all(axis=1), f"expected {' or '.join(present)}, but got blank")
         if "split" in self.cells:
             self._reject(self.cells["split"] == "", "expected train, validate or test in split, but got blank")
@@ -157,7 +169,13 @@ class _Reading:
         for name in ROLES:
             if name in self.cells:
                 self.taken[name] = name
-            self.columns[name] = list(self.cells[name]) if name in self.cells else [""] * len(self.cells)
+            if name in self.cells or name not in _WHERE_THERE:
+                self.columns[name] = list(self.cells[name]) if name in self.cells else [""] * len(self.cells)
+        if self.text_column != "text":
+            self.columns["text"] = self.columns[self.text_column]
+            self.taken[self.text_column] += ", read as text"
+            if self.taken.pop("text", None):
+                self.left_out["text"] = f"the {self.text_column} is read as text"
 
     def _row_ids(self) -> list[str]:
         numbers = [str(number) for number in self.cells.index]
@@ -247,6 +265,18 @@ class _Reading:
                 f"split ({', '.join(f'{cell} read as {_SPLIT_WORDS[cell.lower()]}' for cell in renamed)})"
             )
         self.columns["split"] = [_SPLIT_WORDS[cell.lower()] for cell in cells]
+
+
+def _text_column(path: Path, cells: pd.DataFrame, asked: str | None) -> str:
+    """Return which column is read as text; ``text`` where there is none."""
+    there = [name for name in _TEXT_COLUMNS if name in cells]
+    if asked is None:
+        return there[0] if there else "text"
+    if asked not in there:
+        expected = f"{' or '.join(there)}, a text column of {path}" if there else f"a table with one, not {path}"
+        fix = "Choose one that is there, or leave --text-column out."
+        raise InputError(sentence("text_column", expected=expected, got=repr(asked), fix=fix))
+    return asked
 
 
 def _content(path: Path) -> bytes:

@@ -217,7 +217,7 @@ def test_without_patients_every_row_is_its_own_in_any_row_order(tmp_path):
         (
             "m.csv",
             "picture;report\na;b\n",
-            r"expected a column `image` or `text`, but got columns \['picture;report'\]",
+            r"expected a column `image`, `text` or `question`, but got columns \['picture;report'\]",
         ),
         ("m.csv", "image,text\n,\n", "expected at least one usable row, but got 1 that cannot be used; row 1"),
         ("m.csv", 'image,text\na,"open\nb,c\n', "expected cells with balanced quotes, but got unexpected end of data"),
@@ -228,7 +228,7 @@ def test_without_patients_every_row_is_its_own_in_any_row_order(tmp_path):
         ("m.csv", "text,split\na,\nb,\n", "one usable row, but got 2 .* row 1: expected train, validate or test"),
         ("m.xlsx", "PK", r"expected a .csv, .tsv, .jsonl or .parquet file, but got suffix '.xlsx'"),
         ("m.parquet", "PAR1 no", "expected a parquet file, but got ArrowInvalid"),
-        ("m.jsonl", "[1]\n", "expected a column `image` or `text`"),
+        ("m.jsonl", "[1]\n", "expected a column `image`, `text` or `question`"),
     ],
 )
 def test_bad_tables_are_told_in_words(tmp_path, name, content, words):
