@@ -143,7 +143,7 @@ class _Reading:
     notes: list[str] = field(default_factory=list)
 
     def drop_unusable_rows(self) -> None:
-        """Reject rows with neither image nor what is read as text, and those with a blank split in a table of splits."""
+        """Reject rows with neither image nor what is read as text, and those whose split is blank."""
         present = [name for name in ("image", self.text_column) if name in self.cells]
         if not present:
             got, fix = f"columns {list(self.cells)}", "Rename a column, or separate cells by commas."
