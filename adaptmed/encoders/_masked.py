@@ -52,6 +52,7 @@ def masked_tokens(
         InputError: The encoder cannot leave patches out, or ``kept`` does not name places of its grid.
 
     Example:
+        >>> import torch
         >>> from adaptmed.encoders import load_image_encoder
         >>> encoder = load_image_encoder("bundled:dinov2-small", image_size_px=56)
         >>> tokens = masked_tokens(encoder, torch.zeros(1, 3, 56, 56), torch.tensor([[0, 5]]))
