@@ -102,7 +102,9 @@ class Batch:
         text_group: Equal numbers mean identical texts; -1 where there is no text.
         input_ids: Word ids of the texts, padded on the right, or ``None``.
         ids_valid: False at padding of ``input_ids``.
-        pixels: Normalised images, when an encoder is trained in the loop, or ``None``.
+        pixels: Normalised images, when an encoder is trained in the loop or pixels are predicted, or ``None``.
+        masked_image: Image Tokens of a stored masked view, whose hidden cells are not valid, or ``None``.
+        labels: NaN where not labelled, when a method asks for them, or ``None``.
     """
 
     rows: Int[Tensor, " batch"]
@@ -113,6 +115,8 @@ class Batch:
     input_ids: Int[Tensor, "batch id"] | None = None
     ids_valid: Bool[Tensor, "batch id"] | None = None
     pixels: Float[Tensor, "batch 3 height width_px"] | None = None
+    masked_image: Tokens | None = None
+    labels: Float[Tensor, "batch label"] | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -128,6 +132,8 @@ class Batch:
             input_ids=None if self.input_ids is None else self.input_ids.to(device),
             ids_valid=None if self.ids_valid is None else self.ids_valid.to(device),
             pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=True),
+            masked_image=None if self.masked_image is None else self.masked_image.to(device, dtype),
+            labels=None if self.labels is None else self.labels.to(device),
         )
 
 

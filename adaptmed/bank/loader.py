@@ -114,6 +114,7 @@ class BankLoader:
         window_rows: As in `epoch_batches`.
         dtype: Of the values; the stored dtype when ``None``.
         pixels: From rows and the number of the epoch to normalised images, for encoders in the training loop.
+        more: Adds to a batch what else a method needs, given the number of the epoch.
         part: Which rows of every batch are read here, where several processes share it; may leave none of a last batch.
 
     Raises:
@@ -133,11 +134,12 @@ class BankLoader:
         window_rows: int = 8192,
         dtype: torch.dtype | None = None,
         pixels: Callable[[Rows, int], Tensor] | None = None,
+        more: Callable[[Batch, int], Batch] | None = None,
         part: slice = slice(None),
     ) -> None:
         self.bank, self.rows, self.batch_size, self.seed = bank, np.asarray(rows, dtype=np.int64), batch_size, seed
         self.shuffle, self.drop_last, self.window_rows, self.dtype = shuffle, drop_last, window_rows, dtype
-        self._position, self._pixels, self._part = position, pixels, part
+        self._position, self._pixels, self._more, self._part = position, pixels, more, part
         if len(self) == 0:
             expected = f"at least {batch_size if drop_last else 1} rows"
             fix = "Choose another split, a smaller batch_size, or drop_last=False."
@@ -154,7 +156,8 @@ class BankLoader:
 
         def read(rows: Rows) -> Batch:
             batch = self.bank.batch(rows, self.dtype)
-            return batch if self._pixels is None else replace(batch, pixels=self._pixels(rows, epoch))
+            batch = batch if self._pixels is None else replace(batch, pixels=self._pixels(rows, epoch))
+            return batch if self._more is None else self._more(batch, epoch)
 
         if (
             not torch.cuda.is_available() and self._pixels is None

@@ -4,16 +4,19 @@ import torch
 
 from adaptmed.encoders._masked import drops_patches, masked_tokens, patch_grid
 from adaptmed.encoders.base import tokens_and_taps
+from adaptmed.encoders.words import Words, words_of
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import ImageEncoder, TextEncoder
 
 __all__ = [
+    "Words",
     "drops_patches",
     "load_image_encoder",
     "load_text_encoder",
     "masked_tokens",
     "patch_grid",
     "tokens_and_taps",
+    "words_of",
 ]
 
 

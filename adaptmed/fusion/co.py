@@ -6,6 +6,7 @@ pre-training and heterogeneity-combat tuning", arXiv:2404.06057 (UMD).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -101,16 +102,27 @@ class CoFusion(nn.Module):
         Raises:
             InputError: If both are missing, their batch sizes differ, or there is no such layer.
         """
+        return self.streams_at([self.config.layers if layer is None else layer], image, text)[0]
+
+    def streams_at(
+        self, layers: Sequence[int], image: Tokens | None = None, text: Tokens | None = None
+    ) -> list[tuple[Tokens | None, Tokens | None]]:
+        """Return what :meth:`streams` does of several layers, in their order, from one pass."""
         check_pair(image, text)
-        count = self.config.layers if layer is None else layer
-        if not 0 <= count <= self.config.layers:
-            expected, fix = f"a layer from 0 to {self.config.layers}", "Leave it out for the last."
-            raise InputError(sentence("layer", expected=expected, got=layer, fix=fix))
+        for layer in layers:
+            if not 0 <= layer <= self.config.layers:
+                expected, fix = f"a layer from 0 to {self.config.layers}", "Leave it out for the last."
+                raise InputError(sentence("layer", expected=expected, got=layer, fix=fix))
         x = None if image is None else self._enter_image(image)
         y = None if text is None else self._enter_text(text)
-        for image_layer, text_layer in zip(self.image_layers[:count], self.text_layers[:count], strict=True):
+        reached = {0: (x, y)}
+        for number in range(max(layers)):
+            image_layer, text_layer = self.image_layers[number], self.text_layers[number]
             x, y = _step(image_layer, x, y), _step(text_layer, y, x)
-        return _leave(x, self.image_pool, image), _leave(y, self.text_pool, text)
+            if number + 1 in layers:
+                reached[number + 1] = (x, y)
+        found = [reached[layer] for layer in layers]
+        return [(_leave(x, self.image_pool, image), _leave(y, self.text_pool, text)) for x, y in found]
 
     def fuse(self, image: Tokens, text: Tokens) -> tuple[Tokens, Tokens, Float[Tensor, "batch joint_width"]]:
         """Let the two sides of each pair read each other.
