@@ -19,9 +19,11 @@ from adaptmed.bank.layout import arrange_image
 from adaptmed.data.images import prepare, read_image
 from adaptmed.data.phantom import write_phantom
 from adaptmed.pretext.matching import MatchingHead
+from adaptmed.tasks.contrastive import contrastive_loss, matching_losses
 from adaptmed.tasks.embedding import EmbedOptions, embed
-from adaptmed.tasks.pretrain import fresh_adaptor, pairs_of
-from adaptmed.tasks.pretraining import contrastive_matching_losses, parameter_groups
+from adaptmed.tasks.pretrain import pairs_of
+from adaptmed.tasks.pretrain_job import fresh_adaptor
+from adaptmed.tasks.pretraining import parameter_groups
 from adaptmed.types import Batch
 
 BATCH, METHOD, STEPS = 64, methods.adaptor(), 5
@@ -37,9 +39,11 @@ def training_step(bank: Bank) -> Callable[[Batch], None]:
 
     def step(batch: Batch) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses = contrastive_matching_losses(fusion, head, batch, METHOD, seed=next(seeds))
+            seed = next(seeds)
+            contrastive = contrastive_loss(fusion, batch, METHOD, seed=seed)
+            matching = matching_losses(fusion, head, batch, METHOD, seed=seed)["matching"]
         optimiser.zero_grad()
-        (losses["contrastive"] + losses["matching"]).backward()
+        (contrastive + matching).backward()
         torch.nn.utils.clip_grad_norm_(fusion.parameters(), METHOD.schedule.clip)
         optimiser.step()
 

@@ -24,9 +24,11 @@ from adaptmed.data.phantom import write_phantom
 from adaptmed.lora import LoRA
 from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
-from adaptmed.tasks.pretrain import fresh_adaptor, pairs_of
-from adaptmed.tasks.pretraining import Pretraining, learning_rate_factor, step_seed
+from adaptmed.tasks.pretrain import pairs_of
+from adaptmed.tasks.pretrain_job import fresh_adaptor
+from adaptmed.tasks.pretraining import Pretraining, learning_rate_factor
 from adaptmed.tasks.quiet import quiet_lightning
+from adaptmed.tasks.seeds import step_seed
 
 METHOD = replace(methods.adaptor(), token_dropout=0.0, weight_matching=0.0, positives="pair", weight_image_to_text=0.5)
 

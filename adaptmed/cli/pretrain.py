@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from adaptmed.errors import InputError, sentence
 
 if TYPE_CHECKING:
+    from adaptmed.methods import Masking, Method
     from adaptmed.tasks.online import Online
 
 
@@ -16,7 +17,7 @@ def pretrain(
     out: Path,
     image_encoder: str | None = None,
     text_encoder: str | None = None,
-    method: Literal["adaptor"] = "adaptor",
+    method: Literal["adaptor", "m3ae", "umd"] = "adaptor",
     size: Literal["light", "paper"] = "light",
     faithful: bool = False,
     epochs: int | None = None,
@@ -25,6 +26,14 @@ def pretrain(
     ema: float | None = None,
     weight_image_to_text: float | None = None,
     positives: Literal["identical-text", "pair"] | None = None,
+    mask_ratio: float | None = None,
+    word_share: float | None = None,
+    whole_words: bool | None = None,
+    patch_layer: int | None = None,
+    joint_masking: bool | None = None,
+    feature_weight: float | None = None,
+    negatives: Literal["random", "hard"] | None = None,
+    negatives_by_label: bool = False,
     start: Path | None = None,
     seed: int = 0,
     precision: Literal["fp32", "bf16"] = "bf16",
@@ -37,6 +46,10 @@ def pretrain(
     strategy: Literal["ddp", "fsdp"] = "ddp",
 ) -> None:
     """Train the fusion between two frozen encoders on the image-text pairs of a bank or a table.
+
+    `--method adaptor` contrasts images with texts. `--method m3ae` and `--method umd` hide words and patches before the
+    encoders and rebuild them through a fusion of its own layers for each modality; the text encoder runs in every step,
+    the image encoder only when the bank has no `--masked-views`. A run of `umd` goes on with `adaptmed calibrate`.
 
     With --image-lora or --text-lora, LoRA inside that encoder is trained too: its images are read again and encoded in
     every step, which takes the time of the encoder. Then `adaptmed embed m.csv --adaptor RUN` writes the tuned bank.
@@ -53,7 +66,8 @@ def pretrain(
         image_encoder: With a table: its image encoder, as of `adaptmed embed`.
         text_encoder: With a table: its text encoder.
         method: Which paper's way of training.
-        size: `light` trains about two million parameters, `paper` the paper's twelve million.
+        size: `light` is 256 wide: two million parameters of `adaptor`, thirteen of `m3ae` and `umd`; `paper` is 768
+            wide: twelve, and a hundred and sixteen.
         faithful: Arrange everything as the paper's released code does, its faults in attention included.
         epochs: Passes over the training pairs, instead of the method's.
         batch_size: Pairs per step, instead of the method's; contrastive learning needs many.
@@ -61,6 +75,15 @@ def pretrain(
         ema: Keep the exponential moving average of the weights with this decay per step, for example 0.99.
         weight_image_to_text: Share of the image-to-text term in the contrastive loss, from 0 to 1.
         positives: Whether identical reports in a batch count as positives of each other or as negatives.
+        mask_ratio: For m3ae and umd: share of an image's patches that are hidden, 0.75 by default.
+        word_share: For m3ae and umd: share of a text's words that are hidden, 0.15 by default.
+        whole_words: For m3ae and umd: hide all pieces of a word together, the default, or each piece by itself.
+        patch_layer: For m3ae and umd: layer of the fusion that pixels are predicted from; 3 of m3ae, the last of umd.
+        joint_masking: For m3ae: hide words and patches in one pass, as umd does, instead of two.
+        feature_weight: For umd: weight of both feature losses, 0.5 by default; 0 leaves out the teacher.
+        negatives: Whether the texts of mismatched pairs are drawn evenly, or rather similar ones; random by default.
+        negatives_by_label: Mismatched pairs differ in a label too, where labels are known. Then pre-training has read
+            all labels, and low-data studies on this run are refused.
         start: Run or saved adaptor to take the trained fusion of, for example before a few epochs with --image-lora.
         seed: Seed of weights, order, dropout and mismatched texts.
         precision: bf16 computes in mixed precision, fp32 exactly; weights are fp32 in both.
@@ -78,17 +101,20 @@ def pretrain(
     from rich.console import Console
     from rich.text import Text
 
-    from adaptmed import methods
     from adaptmed.bank import Bank
     from adaptmed.tasks.pretrain import pretrain as train
     from adaptmed.tasks.processes import join
 
-    chosen = methods.adaptor(size=size, faithful=faithful)
+    chosen = _preset(method, size, faithful=faithful)
     asked: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     asked |= {"ema": ema}
     asked |= {"least_steps": 0 if epochs is not None else None}
     schedule = replace(chosen.schedule, **{name: value for name, value in asked.items() if value is not None})
-    asked = {"weight_image_to_text": weight_image_to_text, "positives": positives, "schedule": schedule}
+    masked = {"patch_ratio": mask_ratio, "word_share": word_share, "whole_words": whole_words}
+    masked |= {"patch_layer": patch_layer, "joint": joint_masking}
+    masked |= {"weight_text_features": feature_weight, "weight_image_features": feature_weight}
+    asked = {"weight_image_to_text": weight_image_to_text, "positives": positives, "negatives": negatives}
+    asked |= {"schedule": schedule, "negatives_by_label": negatives_by_label, "masking": _masking(chosen, masked)}
     chosen = replace(chosen, **{name: value for name, value in asked.items() if value is not None})
 
     first = join(device).first
@@ -137,6 +163,30 @@ def _bank_of(
     encoders: dict[str, Any] = {"image_encoder": image_encoder, "text_encoder": text_encoder}
     embed(source, out=out, **encoders, precision=precision, device=device)
     return out
+
+
+def _preset(name: str, size: Literal["light", "paper"], *, faithful: bool) -> "Method":
+    from adaptmed import methods
+
+    if name == "m3ae":
+        if faithful:
+            fix = "Leave --faithful out, or choose --method umd or adaptor."
+            raise InputError(sentence("faithful", expected="nothing beside --method m3ae", got=True, fix=fix))
+        return methods.m3ae(size=size)
+    return (methods.umd if name == "umd" else methods.adaptor)(size=size, faithful=faithful)
+
+
+def _masking(method: "Method", asked: dict[str, Any]) -> "Masking | None":
+    """Return what a method hides, changed as asked; options of masking beside a method without it are refused."""
+    from dataclasses import replace
+
+    given = {name: value for name, value in asked.items() if value is not None}
+    if method.masking is None:
+        if given:
+            fix = "Leave it out, or choose --method m3ae or umd."
+            raise InputError(sentence(next(iter(given)), expected="a method that hides something", got="none", fix=fix))
+        return None
+    return replace(method.masking, **given)
 
 
 def _online(

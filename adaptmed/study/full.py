@@ -14,7 +14,7 @@ from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, fit, predict
 from adaptmed.tasks.image_classifier import ImageClassifier, trainable_encoder
 from adaptmed.tasks.labelled_batches import images_again
 from adaptmed.tasks.outputs import Outputs
-from adaptmed.tasks.pretraining import step_seed
+from adaptmed.tasks.seeds import step_seed
 from adaptmed.types import ImageEncoder
 
 FULL = FinetuneSettings(epochs=5, batch_size=16, encoder_learning_rate=3e-5, encoder_weight_decay=0.01)

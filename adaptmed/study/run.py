@@ -24,9 +24,9 @@ from adaptmed.study.tuned import TUNED_ARMS, Tuned, identity_of, prepare_tuned, 
 from adaptmed.study.zero_shot import PromptEmbeddings, embed_prompts, retrieval_of, zero_shot_cell
 from adaptmed.tasks.labelled import overlap_of
 from adaptmed.tasks.pretrain import pairs_of
-from adaptmed.tasks.pretraining import step_seed
 from adaptmed.tasks.run_folder import read_seen
 from adaptmed.tasks.same_tokens import check_tokens
+from adaptmed.tasks.seeds import step_seed
 
 ARMS = ("frozen", "adaptor-untrained", "text-informed probe", "adaptor", "adaptor-trained")
 KNOWN = (*ARMS, *TUNED_ARMS, "adaptor-head", "full")

@@ -18,7 +18,7 @@ from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, fit
 from adaptmed.tasks.image_classifier import ImageClassifier, trainable_fusion
 from adaptmed.tasks.labelled_batches import features_of, tokens_of
 from adaptmed.tasks.outputs import Outputs
-from adaptmed.tasks.pretraining import step_seed
+from adaptmed.tasks.seeds import step_seed
 
 
 @dataclass(frozen=True)

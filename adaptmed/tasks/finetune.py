@@ -23,10 +23,10 @@ from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, in_order, pr
 from adaptmed.tasks.labelled import labels_of
 from adaptmed.tasks.labelled_batches import Batches
 from adaptmed.tasks.outputs import Outputs
-from adaptmed.tasks.pretraining import step_seed
 from adaptmed.tasks.processes import Processes, join
 from adaptmed.tasks.run_folder import BEST, open_run, read_config, read_seen, write_seen
 from adaptmed.tasks.same_tokens import check_tokens
+from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.trainer import Length, fit_or_resume, run_trainer
 
 

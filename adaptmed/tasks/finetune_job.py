@@ -20,7 +20,7 @@ from adaptmed.tasks.labelled import labels_of, patients_of
 from adaptmed.tasks.labelled_batches import LabelledImages, Rows, images_again, tokens_of
 from adaptmed.tasks.online import checkpoint_blocks
 from adaptmed.tasks.outputs import Outputs
-from adaptmed.tasks.pretraining import step_seed
+from adaptmed.tasks.seeds import step_seed
 
 
 @dataclass(frozen=True)

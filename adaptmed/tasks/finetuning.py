@@ -15,7 +15,8 @@ from adaptmed.methods import Schedule
 from adaptmed.objectives.supervised import masked_bce, masked_cross_entropy
 from adaptmed.tasks.image_classifier import ImageClassifier, Inputs
 from adaptmed.tasks.labelled_batches import Batches, LabelledImages
-from adaptmed.tasks.pretraining import learning_rate_factor, parameter_groups, step_seed
+from adaptmed.tasks.pretraining import learning_rate_factor, parameter_groups
+from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.trainer import bare_trainer, whole
 
 

@@ -83,7 +83,7 @@ class OnlineEncoders(nn.Module):
         if self.online.image_lora is not None:
             assert self.encoders.image is not None  # pretrain loads what it tunes
             assert batch.pixels is not None
-            batch = replace(batch, image=arrange_image(self.encoders.image(batch.pixels), self.layout), pixels=None)
+            batch = replace(batch, image=arrange_image(self.encoders.image(batch.pixels), self.layout))
         if self.online.text_lora is not None:
             assert self.encoders.text is not None
             assert batch.input_ids is not None

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning
 import numpy as np
-import torch
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
@@ -15,17 +14,17 @@ from adaptmed.bank import Bank, BankLoader
 from adaptmed.bank.files import sha256_of
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError, sentence
-from adaptmed.fusion.config import to_json
 from adaptmed.methods import Method
 from adaptmed.model import Adaptor
 from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.lineage import Lineage
-from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
-from adaptmed.tasks.pretraining import Pretraining, step_seed
+from adaptmed.tasks.online import Online
+from adaptmed.tasks.pretext_file import save_pretext
+from adaptmed.tasks.pretrain_job import PretrainJob
+from adaptmed.tasks.pretraining import Pretraining
 from adaptmed.tasks.processes import join
 from adaptmed.tasks.run_folder import BEST, open_run, read_metrics, write_seen
-from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.trainer import Length, Precision, fit_or_resume, run_trainer
 
 
@@ -77,58 +76,70 @@ def pretrain(
         TerminatedError: If SIGTERM came; a checkpoint was written.
         LostProcessError: If another process has ended.
     """
-    train, validate = pairs_of(bank, "train"), pairs_of(bank, "validate")
-    if len(train) < 2:
-        raise InputError(
-            sentence(
-                str(bank.folder),
-                expected="at least 2 image-text pairs in the split train",
-                got=len(train),
-                fix="Check the manifest's split column and that both encoders were given to `adaptmed embed`.",
-            )
-        )
-    processes = join(device)
-    batch_size = processes.shared_batch(method.schedule.batch_size, len(train))
-    before = Lineage.joined([Lineage.of_bank(bank.folder), *([] if start is None else [Lineage.of_run(start)])])
-    seen = sorted({*_seen_patients(bank, train, validate), *before.patients})
+    train, validate = trained_pairs(bank), pairs_of(bank, "validate")
+    job = PretrainJob(bank, method, train, validate, seed, online, start)
     config = run_config(bank, method, seed=seed, precision=precision, online=online, start=start)
-    config |= {"labels_read": before.labels}
-    if processes.agreed(lambda: _is_finished(out, config, seen)):
+    how: dict[str, Any] = {"precision": precision, "device": device, "strategy": strategy, "progress": progress}
+    return run_job(job, out, config, checkpoint_every=checkpoint_every, callbacks=callbacks, **how)
+
+
+def run_job(
+    job: PretrainJob,
+    out: Path,
+    config: Mapping[str, Any],
+    *,
+    precision: Precision,
+    device: str,
+    strategy: str,
+    progress: bool,
+    checkpoint_every: int,
+    callbacks: tuple[Callback, ...],
+) -> Adaptor:
+    """Train what a job says into a run folder, from the start or from where it was stopped; see :func:`pretrain`.
+
+    Args:
+        job: What is trained.
+        out: Run folder.
+        config: Everything that decides the result, as JSON values.
+        precision: Of the forward pass.
+        device: Lightning's accelerator.
+        strategy: How several processes share the work.
+        progress: Show a progress bar.
+        checkpoint_every: Steps between two checkpoints.
+        callbacks: More of Lightning's callbacks.
+    """
+    bank, train, validate = job.bank, job.train, job.validate
+    processes = join(device)
+    batch_size = processes.shared_batch(job.method.schedule.batch_size, len(train))
+    before = Lineage.joined([Lineage.of_bank(bank.folder), *([] if job.start is None else [Lineage.of_run(job.start)])])
+    seen = sorted({*_seen_patients(bank, train, validate), *before.patients})
+    labels = 1.0 if job.method.negatives_by_label else before.labels
+    if processes.agreed(lambda: _is_finished(out, {**config, "labels_read": labels}, seen)):
         return Adaptor.from_pretrained(find_adaptor(out), load_encoders=False)
-    adaptor = fresh_adaptor(bank, method, train, seed=seed)
-    if start is not None:
-        _take_fusion(adaptor, bank, start)
     per_epoch = len(train) // batch_size
-    length = _length(method, per_epoch, judged=len(validate) >= 2, online=online)
-    with torch.random.fork_rng():
-        torch.manual_seed(step_seed(seed, -2))
-        tuned = None if online is None else _tuned_encoders(adaptor, online, seed)
-        steps = length.epochs * -(-per_epoch // length.accumulate)
-        task = Pretraining(adaptor.fusion, method, seed=seed, steps=steps, online=tuned)
+    length = _length(job.method, per_epoch, judged=len(validate) >= 2, online=job.online)
+    task = job.task(length.epochs * -(-per_epoch // length.accumulate))
 
     def loaders(trainer: lightning.Trainer) -> tuple[BankLoader, BankLoader | None]:
-        train_batches = BankLoader(
-            bank,
-            train,
-            batch_size=batch_size,
-            seed=seed,
-            drop_last=True,
-            position=lambda: _consumed(trainer.global_step, per_epoch, length.accumulate),
-            pixels=_reader(bank, online, seed),
-            part=processes.part,
-        )
-        if length.monitor is None:
-            return train_batches, None
-        still, part = _reader(bank, online, None), processes.part
-        return train_batches, BankLoader(bank, validate, batch_size=batch_size, shuffle=False, pixels=still, part=part)
+        def position() -> int:
+            return _consumed(trainer.global_step, per_epoch, length.accumulate)
+
+        trained, judged = job.batches(batch_size, processes.part, position)
+        return trained, None if length.monitor is None else judged
 
     how: dict[str, Any] = {"precision": precision, "device": device, "strategy": strategy, "progress": progress}
     trainer = run_trainer(out, length, processes, checkpoint_every=checkpoint_every, callbacks=callbacks, **how)
     fit_or_resume(trainer, task, loaders, out, processes)
     _keep_best(task, out)
-    facts: dict[str, Any] = {"metrics": _last_metrics(out), "labels": bank.info.labels}
-    processes.agreed(lambda: adaptor.eval().save_pretrained(out / "adaptor", **facts))
-    return adaptor
+    processes.agreed(lambda: _save(job, task, out))
+    return job.adaptor
+
+
+def _save(job: PretrainJob, task: Pretraining, out: Path) -> None:
+    """Write the pretext modules, and last the adaptor, as the sign that all is whole."""
+    if len(task.pretext):
+        save_pretext(out, task.pretext, before=job.pretext)
+    job.adaptor.eval().save_pretrained(out / "adaptor", metrics=_last_metrics(out), labels=job.bank.info.labels)
 
 
 def _is_finished(out: Path, config: Mapping[str, object], seen: list[str]) -> bool:
@@ -163,55 +174,18 @@ def _consumed(steps: int, per_epoch: int, accumulate: int) -> int:
     return epochs * per_epoch + steps * accumulate
 
 
-def _tuned_encoders(adaptor: Adaptor, online: Online, seed: int) -> OnlineEncoders:
-    """Load the encoders that are tuned, with fresh LoRA inside."""
-    if online.image_lora is not None:
-        adaptor.encoders.load_image().attach_lora("image", online.image_lora, seed=step_seed(seed, -3))
-    if online.text_lora is not None:
-        adaptor.encoders.load_text().attach_lora("text", online.text_lora, seed=step_seed(seed, -4))
-    return OnlineEncoders(adaptor.encoders, online)
-
-
-def _reader(bank: Bank, online: Online | None, seed: int | None) -> PixelReader | None:
-    """Reads images when the image encoder is tuned; changed at random by ``seed`` unless it is ``None``."""
-    if online is None or online.image_lora is None:
-        return None
-    assert bank.info.images is not None  # there are pairs
-    draws = seed if online.augment else None
-    return PixelReader(bank, bank.info.images.preprocessing, seed=draws, workers=online.workers)
-
-
-def fresh_adaptor(bank: Bank, method: Method, rows: NDArray[np.int64], *, seed: int) -> Adaptor:
-    """The untrained adaptor a run starts from: fresh weights by seed, input statistics of ``rows``."""
-    with torch.random.fork_rng():
-        torch.manual_seed(step_seed(seed, -1))
-        adaptor = Adaptor.from_bank(
-            bank,
-            width=method.width,
-            layers=method.layers,
-            heads=method.heads,
-            dropout=method.dropout,
-            faithful=method.faithful,
-        )
-    adaptor.standardise(bank, rows)
-    return adaptor
-
-
-def _take_fusion(adaptor: Adaptor, bank: Bank, start: Path) -> None:
-    """Give an adaptor the trained fusion of another run on the same Tokens.
+def trained_pairs(bank: Bank) -> NDArray[np.int64]:
+    """Row numbers of the training pairs.
 
     Raises:
-        InputError: If the run's fusion has another shape, or it was trained on other Tokens.
+        InputError: If there are fewer than two.
     """
-    trained = Adaptor.from_pretrained(start, load_encoders=False)
-    check_tokens(bank, trained, start)
-    ours, theirs = (to_json(either.fusion.config) for either in (adaptor, trained))
-    both = [name for name in ours if name in theirs]
-    other = [f"{name}: {theirs[name]} there, {ours[name]} here" for name in both if ours[name] != theirs[name]]
-    if other:
-        fix = "Choose the method and size that it was trained with."
-        raise InputError(sentence(str(start), expected="a fusion of this shape", got="; ".join(other), fix=fix))
-    adaptor.fusion.load_state_dict(trained.fusion.state_dict())
+    train = pairs_of(bank, "train")
+    if len(train) < 2:
+        expected = "at least 2 image-text pairs in the split train"
+        fix = "Check the manifest's split column and that both encoders were given to `adaptmed embed`."
+        raise InputError(sentence(str(bank.folder), expected=expected, got=len(train), fix=fix))
+    return train
 
 
 def pairs_of(bank: Bank, split: str) -> NDArray[np.int64]:

@@ -1,86 +1,36 @@
 """Pre-training of a fusion on a bank's pairs, by the losses of a method."""
 
 import math
+from functools import partial
 from typing import Any
 
 import lightning
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from adaptmed.coordination.teacher import Teacher
 from adaptmed.errors import NonFiniteLossError, sentence
-from adaptmed.fusion import Fusion
+from adaptmed.fusion import CoFusion, Fusion
 from adaptmed.fusion.config import MAX_LOG_SCALE
 from adaptmed.methods import Method, Schedule
-from adaptmed.objectives.contrastive import info_nce
-from adaptmed.objectives.matching import matching_loss
-from adaptmed.pretext.dropping import drop_tokens
-from adaptmed.pretext.matching import MatchingHead, mismatched_texts
 from adaptmed.tasks.average import WeightAverage
+from adaptmed.tasks.contrastive import contrastive_loss, matching_losses
+from adaptmed.tasks.masking import Masker
 from adaptmed.tasks.online import OnlineEncoders
+from adaptmed.tasks.pretext_modules import build_pretext
 from adaptmed.tasks.processes import CutBatch, Processes
+from adaptmed.tasks.reconstruction import Student, reconstruction_losses
+from adaptmed.tasks.seeds import step_seed
 from adaptmed.types import Batch
 
-ALONE = CutBatch(Processes(), lambda part: part[None])
-"""A batch that one process holds whole."""
 _VALIDATION_STEP = -10  # the seeds of validation's choices are those of no training step
-
-
-def contrastive_matching_losses(
-    fusion: Fusion, head: MatchingHead | None, batch: Batch, method: Method, *, seed: int, cut: CutBatch = ALONE
-) -> dict[str, Float[Tensor, ""]]:
-    """Compute the losses of the Adaptor method on one batch of pairs.
-
-    InfoNCE reads each modality alone; only matching lets a pair see each other. Of the first ``matching_share`` of
-    the batch every second item keeps its text and the others get another item's, with a different wording.
-
-    Args:
-        fusion: The trainable part.
-        head: Of matching; ``None`` leaves matching out.
-        batch: Image-text pairs: this process's part of the batch.
-        method: Weights and options.
-        seed: Of the dropped tokens and the mismatched texts.
-        cut: How the batch lies over processes; every process returns the losses of the whole batch.
-
-    Returns:
-        Unweighted losses by name, and ``dropped``: how many mismatched pairs found no different text.
-    """
-    assert batch.image is not None  # the loader takes pairs only
-    assert batch.text is not None
-    share = method.token_dropout if fusion.training else 0.0
-    image = drop_tokens(batch.image, share, items=batch.rows, seed=step_seed(seed, 1))
-    text = drop_tokens(batch.text, share, items=batch.rows, seed=step_seed(seed, 2))
-    group = cut.whole(batch.text_group)
-    contrastive = info_nce(
-        cut.whole(fusion.embed_image(image)),
-        cut.whole(fusion.embed_text(text)),
-        scale=fusion.scale(),
-        weight_image_to_text=method.weight_image_to_text,
-        text_group=group if method.positives == "identical-text" else None,
-    )
-    if head is None:
-        return {"contrastive": contrastive}
-    items = torch.arange(min(len(group), max(2, round(method.matching_share * len(group)))), device=group.device)
-    choice, matches = _matching_pairs(group, items, seed)
-    mine = torch.arange(len(items), device=group.device)[cut.processes.part]
-    texts = cut.tokens_of(batch.text, choice).select(mine)
-    joint = fusion.fuse(batch.image.select(mine // cut.processes.world), texts)[2]
-    matching = matching_loss(cut.whole(head(joint).float()), matches)
-    return {"contrastive": contrastive, "matching": matching, "dropped": matches.isnan().sum().float()}
-
-
-def _matching_pairs(
-    group: Int[Tensor, " batch"], items: Int[Tensor, " k"], seed: int
-) -> tuple[Int[Tensor, " k"], Float[Tensor, " k"]]:
-    """Choose whose text stands beside each item, and say whether it is its own; NaN where there is none to choose."""
-    keep = items % 2 == 0
-    other, found = mismatched_texts(group, torch.Generator().manual_seed(seed))
-    return torch.where(keep, items, other[items]), keep.float().masked_fill(~keep & ~found[items], math.nan)
+_LOADED = ("online.", "masker.")  # what holds pretrained weights
 
 
 class Pretraining(lightning.LightningModule):
-    """Trains a fusion, and the heads its method needs, on batches of pairs.
+    """Trains a fusion, and the pretext modules its method needs, on batches of pairs.
 
     Everything random in a step is drawn from (seed, global step), so that a run that was stopped and resumed is bit
     for bit the run that was not.
@@ -88,15 +38,25 @@ class Pretraining(lightning.LightningModule):
     Args:
         fusion: The trainable part.
         method: Losses and optimiser settings.
-        seed: Of dropout, mismatched texts and the fresh matching head.
+        seed: Of dropout, mismatched texts, and what is hidden.
         steps: Steps of the whole run, which the schedule needs.
         online: Encoders that are trained in the loop.
+        pretext: Of ``build_pretext``; fresh ones of a method that hides nothing when left out.
+        masker: Hides words and patches, for a method that does.
     """
 
     strict_loading = False
 
     def __init__(
-        self, fusion: Fusion, method: Method, *, seed: int, steps: int, online: OnlineEncoders | None = None
+        self,
+        fusion: Fusion,
+        method: Method,
+        *,
+        seed: int,
+        steps: int,
+        online: OnlineEncoders | None = None,
+        pretext: nn.ModuleDict | None = None,
+        masker: Masker | None = None,
     ) -> None:
         super().__init__()
         self.online = online
@@ -104,9 +64,17 @@ class Pretraining(lightning.LightningModule):
         self.method = method
         self.seed = seed
         self.steps = steps
-        self.head = MatchingHead(2 * fusion.width) if method.weight_matching > 0 else None
+        self.pretext = build_pretext(method, fusion.width) if pretext is None else pretext
+        self.masker = masker
+        masking = method.masking
+        teaches = masking is not None and masking.teaches
+        self.teacher = Teacher(self._student(), decay=masking.teacher_decay) if masking and teaches else None
         self.average = WeightAverage(self._trained(), decay=method.schedule.ema) if method.schedule.ema else None
         self._items: tuple[str, ...] = ()
+
+    def _student(self) -> Student:
+        assert isinstance(self.fusion, CoFusion)  # of a method that hides something
+        return Student(self.fusion, self.online)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the weighted ``loss`` of one batch, and its parts by name.
@@ -146,7 +114,7 @@ class Pretraining(lightning.LightningModule):
         self._check_finite("gradient", norm)
 
     def optimizer_step(self, *given: Any, **named: Any) -> None:
-        """Make a step; then, before any checkpoint of it, bound the temperature and let the average follow.
+        """Make a step; then, before any checkpoint of it, bound the temperature and let average and teacher follow.
 
         The temperature stays a hair below its limit: at the limit the clamp of the forward pass has no gradient.
         """
@@ -155,6 +123,8 @@ class Pretraining(lightning.LightningModule):
             self.fusion.log_scale.clamp_(max=MAX_LOG_SCALE - 1e-4)
         if self.average is not None:
             self.average.follow(self._trained(), step=self.global_step + 1)
+        if self.teacher is not None:
+            self.teacher.follow(self._student())
 
     def on_validation_start(self) -> None:
         """Judge the average, where there is one."""
@@ -173,13 +143,11 @@ class Pretraining(lightning.LightningModule):
         """Keep what is trained and the fusion's buffers; pretrained weights never enter a checkpoint."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if k in trained or not k.startswith("online.")}
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k in trained or not k.startswith(_LOADED)}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with linear warm-up and cosine decay."""
-        groups = parameter_groups(
-            nn.ModuleList([self.fusion, self.head or nn.Identity()]), self.method.schedule.weight_decay
-        )
+        groups = parameter_groups(nn.ModuleList([self.fusion, self.pretext]), self.method.schedule.weight_decay)
         if self.online is not None:
             groups.append(
                 {
@@ -218,22 +186,24 @@ class Pretraining(lightning.LightningModule):
         return gathered
 
     def _losses(self, batch: Batch, step: int) -> dict[str, Float[Tensor, ""]]:
-        if self.online is not None:
-            batch = self.online(batch)
-        seed = step_seed(self.seed, step)
-        losses = contrastive_matching_losses(self.fusion, self.head, batch, self.method, seed=seed, cut=self._cut())
-        total = losses["contrastive"] + self.method.weight_matching * losses.get("matching", 0.0)
-        return {**losses, "loss": total}
-
-
-def step_seed(seed: int, step: int) -> int:
-    """One number per (seed, step), for torch's generators.
-
-    Example:
-        >>> step_seed(0, 1) != step_seed(1, 0)
-        True
-    """
-    return (seed * 1_000_003 + step) % 2**63
+        """Compute the method's losses, and their weighted sum as ``loss``."""
+        seen = batch if self.online is None else self.online(batch)
+        method, seed, cut = self.method, step_seed(self.seed, step), self._cut()
+        losses: dict[str, Float[Tensor, ""]] = {}
+        if method.weight_contrastive > 0:
+            losses["contrastive"] = contrastive_loss(self.fusion, seen, method, seed=seed, cut=cut)
+        if method.weight_matching > 0:
+            head: Any = self.pretext["matching"]
+            losses |= matching_losses(self.fusion, head, seen, method, seed=seed, cut=cut)
+        if method.masking is not None:
+            assert isinstance(self.fusion, CoFusion)  # the method says so
+            assert self.masker is not None
+            teacher = None if self.teacher is None else partial(self.teacher, batch)
+            masked = self.masker(seen, seed)
+            options: dict[str, Any] = {"teacher": teacher, "cut": cut}
+            losses |= reconstruction_losses(self.fusion, self.pretext, seen, masked, method.masking, **options)
+        weights = method.weights
+        return {**losses, "loss": sum(weights[name] * value for name, value in losses.items() if name in weights)}  # type: ignore[dict-item]
 
 
 def learning_rate_factor(step: int, steps: int, schedule: Schedule) -> float:

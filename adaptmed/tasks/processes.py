@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, distributed
 from torch.nn import functional
 
@@ -141,6 +141,13 @@ class CutBatch:
     def total(self, mine: int) -> int:
         """Count the items of the batch from those of this process."""
         return mine if self.processes.world == 1 else sum(self._all(mine))
+
+    def mean_of(self, mine: Float[Tensor, ""], count: Int[Tensor, ""]) -> Float[Tensor, ""]:
+        """Take the mean over the whole batch from a mean over ``count`` entries of this process, with gradients."""
+        if self.processes.world == 1:
+            return mine
+        total, entries = self.all_gather(torch.stack([mine * count, count.to(mine)])).sum(0)
+        return total / entries.clamp(min=1)
 
     def whole(self, part: Shaped[Tensor, "mine *any"]) -> Shaped[Tensor, "batch *any"]:
         """Gather one value per item, in the order of the batch."""

@@ -14,7 +14,8 @@ from adaptmed.errors import InputError, OverlapError
 from adaptmed.study.rows import study_rows
 from adaptmed.study.run import StudySettings, arms_of, cells_of, fresh_fusion, prepare
 from adaptmed.study.whole import study
-from adaptmed.tasks.pretrain import fresh_adaptor, pairs_of, pretrain
+from adaptmed.tasks.pretrain import pairs_of, pretrain
+from adaptmed.tasks.pretrain_job import fresh_adaptor
 from tests.tiny_bank import write_tiny_bank
 
 SETTINGS = StudySettings(fractions=(0.3, 1.0), seeds=2, replicates=50)

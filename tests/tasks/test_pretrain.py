@@ -18,7 +18,8 @@ from adaptmed.bank import Bank
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.fusion.config import MAX_LOG_SCALE
-from adaptmed.tasks.pretrain import fresh_adaptor, pairs_of, pretrain
+from adaptmed.tasks.pretrain import pairs_of, pretrain
+from adaptmed.tasks.pretrain_job import fresh_adaptor
 from adaptmed.tasks.run_folder import BEST, LAST, read_metrics, read_seen
 from tests.tasks.training import METHOD, StopAfter, drop_seconds, weights
 from tests.tiny_bank import write_tiny_bank
@@ -38,7 +39,7 @@ def whole(bank, tmp_path_factory):
 
 def test_it_writes_a_whole_run_folder(whole):
     assert {path.name for path in whole.iterdir()} == {
-        "adaptor", "checkpoints", "config.json", "metrics.jsonl", "patients_seen.json",
+        "adaptor", "checkpoints", "config.json", "metrics.jsonl", "patients_seen.json", "pretext.safetensors",
     }  # fmt: skip
     lines = read_metrics(whole)
     assert [line["epoch"] for line in lines] == [0, 1, 2]

@@ -19,7 +19,7 @@ from adaptmed.study.segmentation.subject import Subject
 from adaptmed.study.tuned import lora_parameters
 from adaptmed.tasks.image_classifier import trainable_fusion
 from adaptmed.tasks.pretrain import pairs_of
-from adaptmed.tasks.pretraining import step_seed
+from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.segmentation.judging import score_model, score_nothing
 from adaptmed.tasks.segmentation.model import Segmenter
 from adaptmed.tasks.segmentation.predicting import predict_rows

@@ -23,10 +23,10 @@ from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.division import Division, require_apart
 from adaptmed.tasks.image_classifier import trainable_fusion
 from adaptmed.tasks.labelled import patients_of
-from adaptmed.tasks.pretraining import step_seed
 from adaptmed.tasks.processes import Processes, join
 from adaptmed.tasks.run_folder import BEST, open_run, read_config, read_seen, write_seen
 from adaptmed.tasks.same_tokens import check_tokens
+from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.segmentation.finetune_result import RESULT, result_of, save
 from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks, with_mask
 from adaptmed.tasks.segmentation.model import Segmenter

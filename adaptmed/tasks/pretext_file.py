@@ -1,0 +1,78 @@
+"""The pretext modules of a run on disk: calibration goes on with them, re-ranking reads the matching head."""
+
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from adaptmed.errors import InputError, sentence
+from adaptmed.pretext.matching import MatchingHead
+
+PRETEXT = "pretext.safetensors"
+_MATCHING = "matching."
+
+
+def save_pretext(run: Path, modules: nn.Module, *, before: Path | None = None) -> None:
+    """Write the pretext modules of a run, whole or not at all.
+
+    Args:
+        run: Run folder.
+        modules: Of ``build_pretext``.
+        before: Run folder this one went on from: what it trained and ``modules`` lack is kept as it was.
+    """
+    kept = {} if before is None else load_file(before / PRETEXT)
+    trained = {name: tensor.detach().cpu().contiguous() for name, tensor in modules.state_dict().items()}
+    fresh = run / f".{PRETEXT}.tmp"
+    save_file(kept | trained, fresh)
+    fresh.replace(run / PRETEXT)
+
+
+def load_pretext(run: Path, modules: nn.Module) -> None:
+    """Fill pretext modules with what a run has trained; what else the file holds is left alone.
+
+    Args:
+        run: Run folder.
+        modules: Of ``build_pretext`` for a method of the same sizes.
+
+    Raises:
+        InputError: There is no such file, or it lacks a tensor or holds one of another shape.
+    """
+    found, own = _tensors(run), modules.state_dict()
+    other = [name for name, tensor in own.items() if name not in found or found[name].shape != tensor.shape]
+    if other:
+        fix = "Use the same encoders, --image-size-px and --grid as the run's bank."
+        expected = "the pretext modules of this method and bank"
+        got = f"{len(other)} others, {other[0]} first"
+        raise InputError(sentence(str(run / PRETEXT), expected=expected, got=got, fix=fix))
+    modules.load_state_dict({name: found[name] for name in own})
+
+
+def load_matching(run: Path, width: int) -> MatchingHead:
+    """Read the matching head of a run, in evaluation mode.
+
+    Args:
+        run: Run folder of a method that matches.
+        width: Of the fusion's joint vector.
+
+    Raises:
+        InputError: The run has trained none, or one of another width.
+    """
+    found = {name.removeprefix(_MATCHING): t for name, t in _tensors(run).items() if name.startswith(_MATCHING)}
+    head = MatchingHead(width)
+    shapes = {name: tensor.shape for name, tensor in head.state_dict().items()}
+    if {name: tensor.shape for name, tensor in found.items()} != shapes:
+        fix = "Pre-train with a method that matches: every preset does, without --faithful."
+        expected, got = f"a matching head {width} wide", "another" if found else "none"
+        raise InputError(sentence(str(run / PRETEXT), expected=expected, got=got, fix=fix))
+    head.load_state_dict(found)
+    return head.eval()
+
+
+def _tensors(run: Path) -> dict[str, Tensor]:
+    path = run / PRETEXT
+    if not path.is_file():
+        fix = "Name the run folder of a finished `adaptmed pretrain`, not the adaptor inside."
+        raise InputError(sentence(str(run), expected=f"a run folder with {PRETEXT}", got="none", fix=fix))
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
