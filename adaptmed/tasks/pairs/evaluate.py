@@ -81,9 +81,13 @@ def evaluate(
     else:
         scores = _pairs(run, adaptor, bank, rows, device=device, precision=precision)
     found["test"] = whom(bank, rows, overlap=overlap) | scores
-    target = out or run / f"evaluation-{bank.folder.resolve().name}.json"
-    write_text_whole(target, json.dumps(found, indent=2, allow_nan=False) + "\n")
+    write_text_whole(out or target_of(run, bank), json.dumps(found, indent=2, allow_nan=False) + "\n")
     return found
+
+
+def target_of(run: Path, bank: Bank) -> Path:
+    """The file an evaluation is written to when none was named."""
+    return run / f"evaluation-{bank.folder.resolve().name}.json"
 
 
 def _task_of(run: Path) -> str:

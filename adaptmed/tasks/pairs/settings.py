@@ -15,6 +15,8 @@ from adaptmed.tasks.finetuning import FinetuneSettings
 PairTask = Literal["answering", "image-text-classification"]
 ANSWERING: PairTask = "answering"
 CLASSIFICATION: PairTask = "image-text-classification"
+EPOCHS = 20
+"""Passes over the fraction when no other number is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class PairChoices:
     """
 
     task: PairTask
-    settings: FinetuneSettings = field(default_factory=lambda: FinetuneSettings(epochs=20))
+    settings: FinetuneSettings = field(default_factory=lambda: FinetuneSettings(epochs=EPOCHS))
     image_lora: LoRA | None = None
     text_lora: LoRA | None = None
     train_fusion: bool = True
