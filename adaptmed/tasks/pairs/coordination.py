@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -102,7 +103,7 @@ class Coordinator:
             said = torch.stack([image, text, k_image, k_text]).tolist()
             self._write(self.log, {"step": step, **dict(zip(names, said, strict=True))})
 
-    def _write(self, path: Path, line: dict[str, float]) -> None:
+    def _write(self, path: Path, line: dict[str, Any]) -> None:
         """Append a line; the first one of this process takes the place of what a stopped run had left behind it."""
         if not self._opened:
             old = path.read_text().splitlines(keepends=True) if path.exists() else []

@@ -16,7 +16,9 @@ Reject = dict[str, Any]
 Rows = Int[np.ndarray, " n"]
 
 
-def pair_rows(bank: Bank, rows: Rows, reasons: Mapping[str, Bool[np.ndarray, " n"]]) -> tuple[Rows, list[Reject]]:
+def pair_rows(
+    bank: Bank, rows: Rows, reasons: Mapping[str, Bool[np.ndarray, " n"]]
+) -> tuple[Int[np.ndarray, " kept"], list[Reject]]:
     """Keep the rows that have an image, a text and nothing against them, and list the others.
 
     Args:
@@ -44,7 +46,7 @@ def pair_rows(bank: Bank, rows: Rows, reasons: Mapping[str, Bool[np.ndarray, " n
 
 def divide_pairs(
     bank: Bank,
-    splits: tuple[Rows, Rows, Rows],
+    splits: tuple[Rows, Int[np.ndarray, " v"], Int[np.ndarray, " m"]],
     strata: Shaped[np.ndarray, "n *label"],
     choices: PairChoices,
     *,

@@ -21,10 +21,13 @@ ASKED = ("is there an effusion?", "is there a nodule?", "which side is it?", "wh
 SETTINGS = FinetuneSettings(epochs=2, batch_size=8, precision="fp32")
 
 
-def write_asked_bank(folder: Path, *, images: int = 40, classes: bool = False, noise: float = 0.3) -> Bank:
+def write_asked_bank(
+    folder: Path, *, images: int = 40, classes: bool = False, noise: float = 0.3, blank: int = 0
+) -> Bank:
     """Every image has four questions: two of yes or no about a cause each, a side, and one with an answer of its own.
 
-    Two images a patient; of ten patients six train, two validate, two test. The text is the question.
+    The first rows may have no answer. Two images a patient; of ten patients six train, two validate, two test. The text
+    is the question.
     """
     generator = torch.Generator().manual_seed(0)
     causes = (torch.rand(images, 3, generator=generator) < 0.5).float()
@@ -43,11 +46,11 @@ def write_asked_bank(folder: Path, *, images: int = 40, classes: bool = False, n
     write_text_shard(folder, 0, list(texts.half()), [text.half().mean(0) for text in texts], ids)
     kind = {"class_column": "kind", "classes": ("healthy", "ill", "unclear")} if classes else {"labels": ("a", "b")}
     info = BankInfo(manifest="m.csv", manifest_sha256="m" * 64, has_patients=True, **kind)
-    seal(folder, plan, info, _rows(causes.numpy()))
+    seal(folder, plan, info, _rows(causes.numpy(), blank))
     return Bank.open(folder)
 
 
-def _rows(causes: np.ndarray) -> pd.DataFrame:
+def _rows(causes: np.ndarray, blank: int) -> pd.DataFrame:
     lines = []
     for image, (effusion, nodule, left) in enumerate(causes):
         patient = image // 2
@@ -55,7 +58,12 @@ def _rows(causes: np.ndarray) -> pd.DataFrame:
         answers = (("No", "Yes")[int(effusion)], ("no.", "yes")[int(nodule)], ("right", " Left ")[int(left)], "A lung")
         for number, (question, answer) in enumerate(zip(ASKED, answers, strict=True)):
             right = {"image_index": image, "text_index": number, "question": question, "text": question}
-            facts = {"answer": answer, "patient": f"p{patient}", "split": split, "image": f"{image}.png"}
+            facts = {
+                "answer": "" if len(lines) < blank else answer,
+                "patient": f"p{patient}",
+                "split": split,
+                "image": f"{image}.png",
+            }
             labels = {"a": effusion, "b": nodule if image % 9 else np.nan}
             kind = {"kind": -1 if image % 7 == 3 else int(effusion if number % 2 else nodule)}
             lines.append({"row": f"r{len(lines)}", **right, **facts, **labels, **kind})
