@@ -75,7 +75,9 @@ def test_torchrun_is_told_the_reason(monkeypatch, tmp_path):
     assert "expected a whole bank" in json.loads((tmp_path / "error.json").read_text())["message"]["message"]
 
 
-@pytest.mark.parametrize(("command", "refused"), [("study", True), ("finetune", True), ("pretrain", False)])
+@pytest.mark.parametrize(
+    ("command", "refused"), [("study", True), ("predict", True), ("finetune", False), ("pretrain", False)]
+)
 def test_commands_that_share_no_work_run_in_one_process(monkeypatch, capsys, tmp_path, command, refused):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")

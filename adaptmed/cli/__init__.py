@@ -10,9 +10,9 @@ from cyclopts import App, Parameter
 from adaptmed import __version__
 from adaptmed.errors import AdaptmedError, InputError, TerminatedError, sentence
 
-COMMANDS = ("demo", "doctor", "phantom", "check", "embed", "pretrain", "study", "finetune", "predict")
-SHARED = ("embed", "pretrain")
-"""Commands whose work several processes share when torchrun starts them."""
+COMMANDS = ("demo", "doctor", "phantom", "check", "embed", "pretrain", "study", "finetune", "evaluate", "predict")
+SHARED = ("embed", "pretrain", "finetune")
+"""Commands whose work several processes share when torchrun starts them; of `finetune` that for pairs alone."""
 
 _HELP = """Small cross-modal adapters on frozen pretrained encoders, for medical images and texts.
 
@@ -24,7 +24,9 @@ The way from a table of images and reports to a result:
 4. `adaptmed pretrain` trains the fusion between both encoders from that bank.
 5. `adaptmed study` compares it with frozen baselines at 1 %, 10 % and 100 % of the labels.
 6. `adaptmed finetune` tunes it for the labels, with LoRA inside the image encoder if asked, and writes a head; for
-   masks it trains a decoder, with which `adaptmed predict` writes the masks of new images.
+   masks it trains a decoder, with which `adaptmed predict` writes the masks of new images. Questions are answered, and
+   images with their texts classified, with `--task answering` and `--task image-text-classification`.
+7. `adaptmed evaluate` judges a tuned run again, on the test split of any bank of the same encoders.
 
 Every command can be stopped and run again. Exit code 0 means that the work is whole, 1 that it is not, 2 that the
 command was not understood, 130 that it was stopped from the keyboard, 143 that SIGTERM stopped it with a checkpoint.

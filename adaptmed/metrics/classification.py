@@ -106,6 +106,19 @@ def weighted_balanced_accuracy(
     return mean_of_defined(_ratio(weights @ correct, weights @ members).T)
 
 
+def weighted_macro_f1(
+    scores: Real[np.ndarray, "n class"], labels: Real[np.ndarray, " n"], weights: Weights
+) -> Float[np.ndarray, " replicate"]:
+    """Mean F1 of the highest-scored class over the classes that a replicate holds; NaN where it holds no item."""
+    known, weights = _known(labels), np.asarray(weights, dtype=np.float64)
+    members = labels[:, None] == np.arange(scores.shape[1])
+    said = known[:, None] & (scores.argmax(1)[:, None] == np.arange(scores.shape[1]))
+    came = weights @ members
+    return mean_of_defined(
+        np.where(came > 0, _ratio(2 * (weights @ (members & said)), came + weights @ said), np.nan).T
+    )
+
+
 def weighted_expected_calibration_error(
     probabilities: Float[np.ndarray, "n ..."], labels: Real[np.ndarray, " n"], weights: Weights, *, bins: int = 15
 ) -> Float[np.ndarray, " replicate"]:

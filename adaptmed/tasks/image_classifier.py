@@ -69,7 +69,7 @@ def trainable_fusion(fusion: Fusion, tokens: Tokens, *, fused: bool = False) -> 
     copy = deepcopy(fusion).requires_grad_(True).eval()
     tokens = tokens.to(next(copy.parameters()).device)
     image = copy(tokens).image if fused else None
-    _train_used(copy, image_features(copy, tokens, EMBEDDING) if image is None else image.values)
+    train_used(copy, image_features(copy, tokens, EMBEDDING) if image is None else image.values)
     return copy
 
 
@@ -87,12 +87,17 @@ def trainable_encoder(encoder: ImageEncoder, pixels: Float[Tensor, "batch 3 heig
     if isinstance(copy, Tunable):
         merge(copy)
     copy.module.requires_grad_(requires_grad=True)
-    _train_used(copy.module, copy(pixels.to(next(copy.module.parameters()).device)).values)
+    train_used(copy.module, copy(pixels.to(next(copy.module.parameters()).device)).values)
     return copy
 
 
-def _train_used(module: nn.Module, output: Tensor) -> None:
-    """Let exactly the parameters be trained that an output depends on."""
+def train_used(module: nn.Module, output: Tensor) -> None:
+    """Let exactly the parameters be trained that an output depends on.
+
+    Args:
+        module: All of whose parameters can be trained when the output is computed.
+        output: Of the module.
+    """
     parameters = list(module.parameters())
     gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):

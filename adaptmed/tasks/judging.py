@@ -48,15 +48,21 @@ def judge(
             blocks = np.array_split(weights, -(-len(weights) // _BLOCK))
             parts = [weighted_auroc(probabilities[:, number], members[:, number], block) for block in blocks]
             samples[name] = np.concatenate(parts)
-        found[name] = _entry(samples.get(name), reason)
+        found[name] = entry(samples.get(name), reason)
     macro = mean_of_defined(np.stack(list(samples.values()))) if samples else None
     return {
-        "auroc": {"labels": found, "macro": _entry(macro, None if samples else "no label is defined")},
+        "auroc": {"labels": found, "macro": entry(macro, None if samples else "no label is defined")},
         "ece": _calibration(probabilities, labels, outputs),
     }
 
 
-def _entry(samples: Float[np.ndarray, " replicate"] | None, reason: str | None) -> dict[str, Any]:
+def entry(samples: Float[np.ndarray, " replicate"] | None, reason: str | None) -> dict[str, Any]:
+    """Write a value with its interval down, or why there is none.
+
+    Args:
+        samples: The value itself, then its bootstrap replicates; ``None`` with a reason.
+        reason: Why there is no value.
+    """
     if samples is None:
         return {"value": None, "ci_low": None, "ci_high": None, "reason": reason}
     low, high = interval(samples[1:]) or (None, None)

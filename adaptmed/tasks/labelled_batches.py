@@ -12,14 +12,17 @@ from torch import Tensor
 from adaptmed.bank import Bank, prefetched
 from adaptmed.tasks.image_classifier import Inputs
 from adaptmed.tasks.online import PixelReader
+from adaptmed.types import Batch
 
 Places = Int[np.ndarray, " k"]
 Rows = Int[np.ndarray, " n"]
+Read = Inputs | Batch
+"""What a model takes: of images alone, or of pairs."""
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """What a classifier is trained on, judged by, or asked about.
+    """What a classifier is trained on, judged by, or asked about: images, or images with their texts.
 
     Attributes:
         read: From places, counted from 0, and the number of the epoch to inputs.
@@ -28,12 +31,12 @@ class LabelledImages:
         ahead: Batches that are read in the background, for images that come from files.
     """
 
-    read: Callable[[Places, int], Inputs]
+    read: Callable[[Places, int], Read]
     count: int
     labels: Tensor | None = None
     ahead: int = 0
 
-    def batch(self, places: Places, epoch: int) -> tuple[Inputs, Tensor] | Inputs:
+    def batch(self, places: Places, epoch: int) -> tuple[Read, Tensor] | Read:
         """Inputs with their labels, or alone where there are no labels."""
         inputs = self.read(places, epoch)
         return inputs if self.labels is None else (inputs, self.labels[places])
@@ -69,6 +72,7 @@ class Batches:
         seed: Of the order; ``None`` keeps the order of the images, always from the start.
         accumulate: Batches that make one step; an epoch's last step may have fewer.
         step: Steps the run has made so far; asked when an epoch begins.
+        part: Which items of every batch this process reads.
     """
 
     def __init__(
@@ -79,22 +83,23 @@ class Batches:
         seed: int | None = None,
         accumulate: int = 1,
         step: Callable[[], int] = lambda: 0,
+        part: slice = slice(None),
     ) -> None:
         self.images, self.number, self.seed = images, number, seed
-        self.accumulate, self.step = accumulate, step
+        self.accumulate, self.step, self.part = accumulate, step, part
 
     def __len__(self) -> int:
         return self.number
 
-    def __iter__(self) -> Iterator[tuple[Inputs, Tensor] | Inputs]:
+    def __iter__(self) -> Iterator[tuple[Read, Tensor] | Read]:
         epoch, steps = divmod(self.step(), -(-self.number // self.accumulate))
         order = np.arange(self.images.count)
         if self.seed is not None:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.images.count)
         batches = np.array_split(order, self.number)[steps * self.accumulate :]
 
-        def read(places: Places) -> tuple[Inputs, Tensor] | Inputs:
-            return self.images.batch(places, epoch)
+        def read(places: Places) -> tuple[Read, Tensor] | Read:
+            return self.images.batch(places[self.part], epoch)
 
         if self.images.ahead:
             return prefetched(read, batches, workers=1, ahead=self.images.ahead)

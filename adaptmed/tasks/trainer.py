@@ -143,7 +143,13 @@ def _reason(trainer: lightning.Trainer) -> KeyboardInterrupt:
 
 
 def bare_trainer(
-    device: str, precision: Precision, *, epochs: int, clip: float, accumulate: int = 1
+    device: str,
+    precision: Precision,
+    *,
+    epochs: int,
+    clip: float,
+    accumulate: int = 1,
+    callbacks: tuple[Callback, ...] = (),
 ) -> lightning.Trainer:
     """Build a Trainer that writes and shows nothing, for what is trained inside a cell of a study.
 
@@ -153,6 +159,7 @@ def bare_trainer(
         epochs: Passes over its batches.
         clip: Largest gradient norm.
         accumulate: Batches whose gradients make one step.
+        callbacks: Lightning's callbacks.
     """
     with quiet_lightning():
         return lightning.Trainer(
@@ -162,10 +169,12 @@ def bare_trainer(
             max_epochs=epochs,
             gradient_clip_val=clip,
             accumulate_grad_batches=accumulate,
+            callbacks=list(callbacks),
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            num_sanity_val_steps=0,
         )
 
 

@@ -1,0 +1,156 @@
+"""What a pair model is to say: the rows it reads, its targets, its loss, and how it is judged."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from adaptmed.bank import Bank
+from adaptmed.coordination.scores import class_score, label_score
+from adaptmed.errors import InputError, sentence
+from adaptmed.objectives.supervised import answer_bce, balanced_weights, masked_bce, masked_cross_entropy
+from adaptmed.tasks.division import Division
+from adaptmed.tasks.labelled import labelled_rows, labels_of, names_of
+from adaptmed.tasks.outputs import Outputs
+from adaptmed.tasks.pairs.answers import AnswerVocabulary, answering_rows, answers_of
+from adaptmed.tasks.pairs.judging import judge_answers, judge_labels
+from adaptmed.tasks.pairs.rows import Reject, divide_pairs, pair_rows
+from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
+
+Rows = Int[np.ndarray, " n"]
+Loss = Callable[[Tensor, Tensor], Float[Tensor, ""]]
+SPLITS = ("train", "validate", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """One task on one bank.
+
+    Attributes:
+        rows: Whom it reads.
+        names: Of the logits: answers, labels or classes.
+        targets: Of rows, as the loss wants them; what no logit stands for is not labelled.
+        loss: Of logits and targets.
+        score: Of logits and targets: how well they answer, for GM-Coord.
+        judge: Of logits and the rows they are of, to what the result says.
+        rejects: Rows that are left out.
+        facts: What the head's file says beside names.
+    """
+
+    rows: Division
+    names: tuple[str, ...]
+    targets: Callable[[Rows], Tensor]
+    loss: Loss
+    score: Loss
+    judge: Callable[[Float[Tensor, "n output"], Rows], dict[str, Any]]
+    rejects: list[Reject]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def goal_of(bank: Bank, choices: PairChoices, *, before: frozenset[str] | None) -> Goal:
+    """Read from a bank what its pairs can teach.
+
+    Args:
+        bank: With questions and answers, or with labels or a class column, and images and texts.
+        choices: With the task.
+        before: Digests of the patients that were seen before; ``None`` when nobody knows.
+
+    Raises:
+        InputError: There is nothing to learn in the fraction.
+        OverlapError: A patient stands in train and validate, or a test patient was seen.
+    """
+    return (_answers if choices.task == ANSWERING else _labels)(bank, choices, before)
+
+
+def _answers(bank: Bank, choices: PairChoices, before: frozenset[str] | None) -> Goal:
+    found = [answering_rows(bank, split) for split in SPLITS]
+    train, validate, test = (rows for rows, _ in found)
+    rejects = [reject for _, rejected in found for reject in rejected]
+    strata = np.array(answers_of(bank, train), dtype=object)
+    rows = divide_pairs(bank, (train, validate, test), strata, choices, before=before)
+    others = np.concatenate([train, validate, test]) if choices.answers_from == "all" else rows.train
+    vocabulary = AnswerVocabulary.of(answers_of(bank, rows.train), more=answers_of(bank, others))
+    return Goal(
+        rows=rows,
+        names=vocabulary.answers,
+        targets=lambda some: vocabulary.numbers(answers_of(bank, some)),
+        loss=answer_bce if choices.loss == "binary" else masked_cross_entropy,
+        score=class_score,
+        judge=partial(judge_answers, bank, vocabulary),
+        rejects=rejects,
+        facts={"majority": vocabulary.majority},
+    )
+
+
+def _labels(bank: Bank, choices: PairChoices, before: frozenset[str] | None) -> Goal:
+    found = [_labelled_pairs(bank, split) for split in SPLITS]
+    train, validate, test = (rows for rows, _ in found)
+    rejects = [reject for _, rejected in found for reject in rejected]
+    rows = divide_pairs(bank, (train, validate, test), labels_of(bank, train), choices, before=before)
+    names, labels = names_of(bank), labels_of(bank, rows.train)
+    outputs = learnable(labels, len(names))
+    if not outputs.usable:
+        expected, got = "a label with a positive and a negative, or two classes", f"none in {len(rows.train)} pairs"
+        fix = "Take a larger --fraction, or check labels and splits with `adaptmed check`."
+        raise InputError(sentence(f"{bank.folder}: train", expected=expected, got=got, fix=fix))
+    return Goal(
+        rows=rows,
+        names=tuple(names[index] for index in outputs.usable),
+        targets=lambda some: outputs.targets(labels_of(bank, some)),
+        loss=_label_loss(outputs, labels, choices),
+        score=class_score if outputs.multiclass else label_score,
+        judge=partial(judge_labels, bank, outputs),
+        rejects=rejects,
+        facts={
+            "multiclass": outputs.multiclass,
+            "left_out": {names[index]: reason for index, reason in outputs.reasons.items()},
+        },
+    )
+
+
+def _label_loss(outputs: Outputs, labels: Shaped[np.ndarray, "n *label"], choices: PairChoices) -> Loss:
+    if choices.class_weights == "none":
+        return masked_cross_entropy if outputs.multiclass else masked_bce
+    if not outputs.multiclass:
+        got, fix = "label columns", "Embed with --class-column, or leave --class-weights out."
+        raise InputError(sentence("class_weights", expected="a bank with a class column", got=got, fix=fix))
+    weights = balanced_weights(outputs.targets(labels), len(outputs.usable))
+    return partial(masked_cross_entropy, weights=weights)
+
+
+def learnable(labels: Shaped[np.ndarray, "n *label"], count: int) -> Outputs:
+    """Tell which labels or classes can be learnt from these.
+
+    Args:
+        labels: ``(n, label)`` of 0, 1 and NaN, or ``(n,)`` class numbers with -1.
+        count: How many labels or classes there are.
+
+    Example:
+        >>> learnable(np.array([0, 2, -1]), 3).reasons
+        {1: 'no row of this class in the fraction'}
+    """
+    if labels.ndim == 1:
+        there = set(labels[labels >= 0].tolist())
+        if len(there) < 2:
+            return Outputs(count, True, dict.fromkeys(range(count), "fewer than two classes in the fraction"))
+        absent = [number for number in range(count) if number not in there]
+        return Outputs(count, True, dict.fromkeys(absent, "no row of this class in the fraction"))
+    reasons = {}
+    for number, column in enumerate(labels.T):
+        missing = [word for word, value in (("positive", 1), ("negative", 0)) if not (column == value).any()]
+        if missing:
+            reasons[number] = f"no {missing[0]} in the fraction"
+    return Outputs(count, False, reasons)
+
+
+def _labelled_pairs(bank: Bank, split: str) -> tuple[Rows, list[Reject]]:
+    return pair_rows(bank, labelled_rows(bank, split), {})
+
+
+def judged_rows(bank: Bank, task: str) -> Rows:
+    """Row numbers of the test split that a task judges."""
+    return (answering_rows if task == ANSWERING else _labelled_pairs)(bank, "test")[0]

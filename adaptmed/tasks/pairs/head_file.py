@@ -1,0 +1,78 @@
+"""A head of pairs on disk: its tensors, and beside them what its logits are."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from adaptmed.errors import InputError, sentence
+from adaptmed.tasks.outputs import Outputs
+from adaptmed.tasks.pairs.answers import AnswerVocabulary
+from adaptmed.tasks.pairs.model import pair_head
+from adaptmed.tasks.pairs.settings import PairTask
+from adaptmed.tasks.run_folder import write_text_whole
+
+FACTS, TENSORS = "pair_head.json", "pair_head.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairHeadFacts:
+    """What a head of pairs says.
+
+    Attributes:
+        task: It was trained for.
+        width: Of the joint vector it reads.
+        names: Answers, labels or classes, one per logit.
+        majority: Of answers: the most frequent one in training.
+        multiclass: Of labels and classes: whether they exclude each other.
+        left_out: Labels or classes without a logit, with the reason.
+    """
+
+    task: PairTask
+    width: int
+    names: tuple[str, ...]
+    majority: str = ""
+    multiclass: bool = True
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def vocabulary(self) -> AnswerVocabulary:
+        """The answers it can give."""
+        return AnswerVocabulary(self.names, self.majority)
+
+    def outputs(self, names: tuple[str, ...]) -> Outputs:
+        """Which labels or classes of a bank it tells apart, in the bank's order.
+
+        Args:
+            names: Of the bank; those it has never met have a reason.
+        """
+        unknown = {n: self.left_out.get(name, "not learnt") for n, name in enumerate(names) if name not in self.names}
+        return Outputs(len(names), self.multiclass, unknown)
+
+
+def save_pair_head(folder: Path, head: nn.Module, facts: PairHeadFacts) -> None:
+    """Write a head; the facts last."""
+    fresh = folder / f".{TENSORS}.tmp"
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, fresh)
+    fresh.replace(folder / TENSORS)
+    write_text_whole(folder / FACTS, json.dumps(asdict(facts), indent=2) + "\n")
+
+
+def load_pair_head(folder: Path) -> tuple[nn.Module, PairHeadFacts]:
+    """Read the head of a run on pairs, in evaluation mode.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not (folder / FACTS).is_file():
+        fix = "Name the run folder of `adaptmed finetune --task answering`, and run it to its end."
+        raise InputError(sentence(str(folder), expected=f"a head in {FACTS}", got="none", fix=fix))
+    values = json.loads((folder / FACTS).read_text())
+    facts = PairHeadFacts(**{**values, "names": tuple(values["names"])})
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and replaced
+        head = pair_head(facts.width, len(facts.names))
+    head.load_state_dict(load_file(folder / TENSORS))
+    return head.eval(), facts

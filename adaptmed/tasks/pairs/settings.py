@@ -1,0 +1,106 @@
+"""What is tuned for pairs, and on what."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from adaptmed.bank import Bank
+from adaptmed.bank.files import sha256_of
+from adaptmed.coordination.gradient import ALPHA
+from adaptmed.errors import InputError, sentence
+from adaptmed.lora import LoRA
+from adaptmed.saving import TENSOR_FILE, find_adaptor
+from adaptmed.tasks.finetuning import FinetuneSettings
+
+PairTask = Literal["answering", "image-text-classification"]
+ANSWERING: PairTask = "answering"
+CLASSIFICATION: PairTask = "image-text-classification"
+EPOCHS = 20
+"""Passes over the fraction when no other number is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordination:
+    """How the gradients of image and text wait for each other (GM-Coord, UMD, arXiv:2404.06057).
+
+    Attributes:
+        noise: Add noise of each gradient's own deviation, as published.
+        scores: What says how well a modality answers alone: the whole ``head`` with the other half of the joint vector
+            set to zero, or its ``last-linear`` layer alone, as the released code has it.
+        alpha: How much the stronger is held back.
+    """
+
+    noise: bool = True
+    scores: Literal["head", "last-linear"] = "head"
+    alpha: float = ALPHA
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairChoices:
+    """What is tuned for pairs, and on what.
+
+    Attributes:
+        task: What is learnt.
+        settings: How. The papers (M3AE, UMD) tune whole encoders, at ``paper`` rates: 5e-6 inside the encoders, 5 times
+            that in the fusion and 50 times that in the head, for 15 to 60 epochs of batches of 32 or 64.
+        image_lora: Fresh LoRA inside the image encoder; images are then read again and encoded in every step.
+        text_lora: Fresh LoRA inside the text encoder, which then reads the word ids of the bank in every step.
+        train_fusion: Whether the fusion learns too.
+        loss: Of answers: ``binary`` is that of every answer on its own, as in the papers.
+        class_weights: ``balanced`` weighs classes by the inverse of how often they come in the fraction.
+        answers_from: Whose answers can be given: those of ``train`` (the fraction alone), or of ``all`` splits, as in
+            the papers, which tells the model what is answered in the test split.
+        coordination: How gradients wait for each other; ``None`` leaves them alone.
+        fraction: Share of the training patients.
+        seed: Of the fraction, fresh weights, order, augmentation, dropout, noise and exchanged images.
+        allow_overlap: Go on although test patients were seen; the results say so.
+
+    Raises:
+        InputError: An option says nothing for this task, or coordination has no fusion to work on.
+    """
+
+    task: PairTask
+    settings: FinetuneSettings = field(default_factory=lambda: FinetuneSettings(epochs=EPOCHS))
+    image_lora: LoRA | None = None
+    text_lora: LoRA | None = None
+    train_fusion: bool = True
+    loss: Literal["binary", "cross-entropy"] = "binary"
+    class_weights: Literal["none", "balanced"] = "none"
+    answers_from: Literal["train", "all"] = "train"
+    coordination: Coordination | None = None
+    fraction: float = 1.0
+    seed: int = 0
+    allow_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        foreign = {"loss": "binary", "answers_from": "train"}
+        if self.task == ANSWERING:
+            foreign = {"class_weights": "none"}
+        for name, usual in foreign.items():
+            if getattr(self, name) != usual:
+                expected, fix = f"nothing beside the task {self.task}", "Leave it out."
+                raise InputError(sentence(name, expected=expected, got=getattr(self, name), fix=fix))
+        if self.coordination is not None and not self.train_fusion:
+            fix = "Train the fusion, or leave --coordinate-gradients out."
+            raise InputError(sentence("train_fusion", expected="a fusion that is trained", got="a frozen one", fix=fix))
+
+    @property
+    def tunes_encoders(self) -> bool:
+        """Whether an encoder runs in the loop."""
+        return self.image_lora is not None or self.text_lora is not None
+
+
+def run_config(bank: Bank, run: Path, choices: PairChoices) -> dict[str, object]:
+    """Everything that decides the result of a run, as JSON values."""
+    images, texts = bank.info.images, bank.info.texts
+    return {
+        "command": "finetune",
+        "run": str(run.resolve()),
+        "adaptor_sha256": sha256_of(find_adaptor(run) / TENSOR_FILE),
+        "bank": str(bank.folder.resolve()),
+        "image_token_key": None if images is None else images.token_key,
+        "text_token_key": None if texts is None else texts.token_key,
+        "manifest_sha256": bank.info.manifest_sha256,
+        "rows_sha256": bank.info.rows_file_sha256,
+        **asdict(choices),
+    }
