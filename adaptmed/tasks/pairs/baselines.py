@@ -13,7 +13,7 @@ from adaptmed.tasks.pairs.model import FeatureClassifier
 from adaptmed.tasks.pairs.reading import PairReading, exchanged, frozen_features
 from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
 from adaptmed.tasks.pairs.training import PairTuning, fit, predict
-from adaptmed.tasks.pretraining import step_seed
+from adaptmed.tasks.seeds import step_seed
 
 Rows = Int[np.ndarray, " n"]
 

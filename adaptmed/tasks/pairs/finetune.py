@@ -18,9 +18,9 @@ from adaptmed.tasks.pairs.job import PairJob, check
 from adaptmed.tasks.pairs.result import REJECTS, RESULT, result_of, save
 from adaptmed.tasks.pairs.settings import PairChoices, run_config
 from adaptmed.tasks.pairs.training import PairTuning, in_order, shuffled
-from adaptmed.tasks.pretraining import step_seed
 from adaptmed.tasks.processes import Processes, join
 from adaptmed.tasks.run_folder import BEST, open_run, read_seen, write_seen, write_text_whole
+from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.trainer import Length, fit_or_resume, run_trainer
 
 

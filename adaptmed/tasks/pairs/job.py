@@ -17,9 +17,9 @@ from adaptmed.tasks.pairs.model import PairClassifier, joint_width, pair_head, t
 from adaptmed.tasks.pairs.reading import PairReading
 from adaptmed.tasks.pairs.settings import PairChoices
 from adaptmed.tasks.pairs.training import PairTuning
-from adaptmed.tasks.pretraining import step_seed
 from adaptmed.tasks.run_folder import read_config
 from adaptmed.tasks.same_tokens import check_tokens
+from adaptmed.tasks.seeds import step_seed
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from adaptmed.tasks.labelled_batches import Batches, LabelledImages
 from adaptmed.tasks.pairs.coordination import Coordinator
 from adaptmed.tasks.pairs.goal import Loss
 from adaptmed.tasks.pairs.model import FeatureClassifier, PairClassifier
-from adaptmed.tasks.pretraining import learning_rate_factor, parameter_groups, step_seed
+from adaptmed.tasks.pretraining import learning_rate_factor, parameter_groups
 from adaptmed.tasks.processes import CutBatch, Processes
+from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.trainer import bare_trainer, whole
 from adaptmed.types import Batch
 
