@@ -10,8 +10,20 @@ from cyclopts import App, Parameter
 from adaptmed import __version__
 from adaptmed.errors import AdaptmedError, InputError, TerminatedError, sentence
 
-COMMANDS = ("demo", "doctor", "phantom", "check", "embed", "pretrain", "study", "finetune", "evaluate", "predict")
-SHARED = ("embed", "pretrain", "finetune")
+COMMANDS = (
+    "demo",
+    "doctor",
+    "phantom",
+    "check",
+    "embed",
+    "pretrain",
+    "calibrate",
+    "study",
+    "finetune",
+    "evaluate",
+    "predict",
+)
+SHARED = ("embed", "pretrain", "calibrate", "finetune")
 """Commands whose work several processes share when torchrun starts them; of `finetune` that for pairs alone."""
 
 _HELP = """Small cross-modal adapters on frozen pretrained encoders, for medical images and texts.
@@ -21,7 +33,8 @@ The way from a table of images and reports to a result:
 1. `adaptmed doctor` tells whether this machine is ready; `adaptmed demo` shows the whole way on made-up pictures.
 2. `adaptmed check` reads the table and tells what is wrong with it.
 3. `adaptmed embed` runs the frozen encoders once and writes their tokens to disk, into a bank.
-4. `adaptmed pretrain` trains the fusion between both encoders from that bank.
+4. `adaptmed pretrain` trains the fusion between both encoders from that bank; what hid words and patches there
+   (`--method umd`, `m3ae`) can go on with `adaptmed calibrate` on the images and questions of a task.
 5. `adaptmed study` compares it with frozen baselines at 1 %, 10 % and 100 % of the labels.
 6. `adaptmed finetune` tunes it for the labels, with LoRA inside the image encoder if asked, and writes a head; for
    masks it trains a decoder, with which `adaptmed predict` writes the masks of new images. Questions are answered, and
@@ -84,7 +97,7 @@ def _require_one_process(words: Sequence[str]) -> None:
     """Refuse a command that every process under torchrun would do on its own, into the same folder."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if "TORCHELASTIC_RUN_ID" in os.environ and processes > 1 and words and words[0] in set(COMMANDS) - set(SHARED):
-        fix = f"Start it without torchrun; {' and '.join(SHARED)} share their work."
+        fix = f"Start it without torchrun; {', '.join(SHARED)} share their work."
         raise InputError(sentence(words[0], expected="one process", got=f"{processes} under torchrun", fix=fix))
 
 

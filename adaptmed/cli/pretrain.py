@@ -131,6 +131,8 @@ def pretrain(
         adaptor.print_trainable_parameters()
     console.print(Text.assemble("Adaptor at its best epoch: ", (str(out / "adaptor"), "bold")))
     following = f"study {bank} --adaptor {out} --out {out}-study"
+    if chosen.masking is not None:
+        following = f"calibrate {out} BANK-OF-THE-TASK --out {out}-calibrated"
     if "online" in options:
         following = f"embed {opened.info.manifest} --adaptor {out} --out {bank}-tuned"
     console.print(Text(f"Next: adaptmed {following}"))

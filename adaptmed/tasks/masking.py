@@ -1,5 +1,6 @@
 """What a masked step reads: words and patches hidden before their encoders, and where the masked images come from."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -23,6 +24,10 @@ from adaptmed.types import Batch, Tokens
 
 Source = Literal["bank", "encoder", "outputs"]
 """Where masked images come from: stored masked views, the encoder on kept patches, or a CNN's outputs."""
+_LEAK = (
+    "{name} cannot leave patches out: its outputs are hidden instead. What is hidden is in part read from its "
+    "neighbours, so losses look better than they are; results with a vision transformer are not comparable."
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,9 @@ def masked_source(bank: Bank, encoders: FrozenEncoders, masking: Masking, *, tun
 
     Raises:
         InputError: If the bank's views hide another share than the method does, or cells are no whole patches.
+
+    Warns:
+        UserWarning: If outputs are hidden.
     """
     images = bank.info.images
     assert images is not None  # the bank holds pairs
@@ -74,6 +82,7 @@ def masked_source(bank: Bank, encoders: FrozenEncoders, masking: Masking, *, tun
     encoder = encoders.load_image().image
     assert encoder is not None  # it was just loaded
     if not drops_patches(encoder):
+        warnings.warn(_LEAK.format(name=encoder.name), stacklevel=2)
         return "outputs"
     cell_grid(patch_grid(encoder, images.preprocessing.image_size_px), Layout.parse(bank.info.layout))
     return "encoder"

@@ -1,0 +1,61 @@
+"""``adaptmed calibrate``: from a run of masked pre-training to one that knows a task's images and questions."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+
+def calibrate(
+    run: Path,
+    bank: Path,
+    /,
+    *,
+    out: Path,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    precision: Literal["fp32", "bf16"] = "bf16",
+    device: str = "auto",
+    strategy: Literal["ddp", "fsdp"] = "ddp",
+) -> None:
+    """Go on with masked reconstruction on the images and texts of a task, without its labels (UMD's TD-Calib).
+
+    Takes the fusion and the pretext modules of a run of `adaptmed pretrain --method umd` (or `m3ae`), hides words and
+    patches of the task's `train` pairs, and rebuilds them; feature losses count 1e-5. Of a table for answering
+    questions the questions are the texts; no label and no answer is read. `adaptmed finetune` goes on with the result.
+
+    Writes a run folder as `adaptmed pretrain` does, and goes on where it stopped when the same command is run again;
+    under torchrun its processes share every batch.
+
+    Args:
+        run: Run folder of `adaptmed pretrain` with a method that hides words and patches.
+        bank: Bank of the task, made by the same encoders with the same layout; best with --masked-views.
+        out: Run folder to write, or to go on with.
+        epochs: Passes over the training pairs: 5 of the size light, 60 of the size paper.
+        batch_size: Pairs per step, 64 or 32.
+        learning_rate: Peak learning rate, 2e-4 or 2.5e-5.
+        seed: Seed of order, dropout and what is hidden.
+        precision: bf16 computes in mixed precision, fp32 exactly; weights are fp32 in both.
+        device: auto, cpu or cuda.
+        strategy: How several processes share the work under torchrun; fsdp is handed to Lightning and is not tested.
+    """
+    from dataclasses import replace
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from adaptmed.bank import Bank
+    from adaptmed.tasks.calibrate import calibrate as train
+    from adaptmed.tasks.calibrate import calibration_method
+    from adaptmed.tasks.processes import join
+
+    asked: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    schedule = calibration_method(run).schedule
+    schedule = replace(schedule, **{name: value for name, value in asked.items() if value is not None})
+    console = Console(soft_wrap=True, quiet=not join(device).first)
+    console.print(Text.assemble("Calibrating ", (str(run), "bold"), f", {schedule.epochs} epochs, seed {seed}"))
+    how: dict[str, Any] = {"precision": precision, "device": device, "strategy": strategy, "progress": True}
+    train(Bank.open(bank), run, out, schedule=schedule, seed=seed, **how)
+    console.print(Text.assemble("Adaptor at its best epoch: ", (str(out / "adaptor"), "bold")))
+    following = f"finetune {out} {bank} --task answering --coordinate-gradients --out {out}-tuned"
+    console.print(Text(f"Next: adaptmed {following}"))
