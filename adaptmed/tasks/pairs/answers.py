@@ -1,9 +1,7 @@
 """Which answers can be given, and which rows of a bank ask and answer something."""
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -124,15 +122,23 @@ def truncated_questions(bank: Bank) -> int:
     return sum(shard.truncated for shard in bank.info.shards_of("text"))
 
 
-def write_answers(path: Path, bank: Bank, rows: Rows, predicted: Iterable[str], correct: Iterable[bool]) -> None:
-    """Write what was answered to every question, so that two runs can be compared question by question."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "question", "answer", "predicted", "correct"])
-    names = bank.rows["row"].astype(str).to_numpy(object)[rows]
-    said = zip(names, questions_of(bank, rows), answers_of(bank, rows), predicted, correct, strict=True)
-    writer.writerows([*found, int(right)] for *found, right in said)
-    write_text_whole(path, text.getvalue())
+def write_answers(
+    path: Path, bank: Bank, rows: Rows, predicted: Mapping[str, Sequence[str]], correct: Sequence[bool]
+) -> None:
+    """Write what was answered to every question, so that models and runs can be compared question by question.
+
+    Args:
+        path: File to write.
+        bank: With questions and right answers.
+        rows: Row numbers.
+        predicted: Answers of each model by its name; one column each, the first is called ``predicted``.
+        correct: Whether those of the first are right.
+    """
+    (_, first), *others = predicted.items()
+    asked = {"question": questions_of(bank, rows), "answer": answers_of(bank, rows), "predicted": first}
+    columns = {**asked, "correct": [int(right) for right in correct], **dict(others)}
+    frame = pd.DataFrame(columns, index=bank.rows["row"].astype(str).to_numpy(object)[rows])
+    write_text_whole(path, frame.to_csv(index_label="row", lineterminator="\n"))
 
 
 def _column(bank: Bank, name: str, rows: Rows) -> np.ndarray:

@@ -40,13 +40,9 @@ def right_answers(
     return vocabulary.numbers(answers_of(bank, rows)).numpy() == predicted
 
 
-def answered(
-    bank: Bank, vocabulary: AnswerVocabulary, logits: Float[Tensor, "n answer"], rows: Rows
-) -> tuple[Bank, Rows, list[str], list[bool]]:
-    """What ``write_answers`` writes: the likeliest answer to every question, and whether it is right."""
-    predicted = logits.argmax(dim=1).numpy()
-    said = [vocabulary.answers[number] for number in predicted]
-    return bank, rows, said, right_answers(bank, vocabulary, predicted, rows).tolist()
+def answered(vocabulary: AnswerVocabulary, logits: Float[Tensor, "n answer"]) -> list[str]:
+    """The likeliest answer to every question."""
+    return [vocabulary.answers[number] for number in logits.argmax(dim=1).tolist()]
 
 
 def beside_answers(bank: Bank, vocabulary: AnswerVocabulary, rows: Rows) -> dict[str, Any]:

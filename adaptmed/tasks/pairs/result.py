@@ -11,7 +11,7 @@ from adaptmed.tasks.pairs.answers import truncated_questions, write_answers
 from adaptmed.tasks.pairs.baselines import frozen_heads, shuffled_image
 from adaptmed.tasks.pairs.head_file import PairHeadFacts, save_pair_head
 from adaptmed.tasks.pairs.job import PairJob
-from adaptmed.tasks.pairs.judging import answered, beside_answers, whom
+from adaptmed.tasks.pairs.judging import answered, beside_answers, right_answers, whom
 from adaptmed.tasks.pairs.model import joint_width
 from adaptmed.tasks.pairs.settings import ANSWERING
 from adaptmed.tasks.pairs.training import PairTuning, predict
@@ -72,7 +72,10 @@ def _test(job: PairJob, tuning: PairTuning, out: Path, *, device: str) -> dict[s
     found |= {name: goal.judge(other, rows) for name, other in heads.items()}
     if choices.task == ANSWERING:
         found |= beside_answers(bank, facts.vocabulary, rows)
-        write_answers(out / ANSWERS, *answered(bank, facts.vocabulary, logits, rows))
+        every = {"tuned": logits, **({} if swapped is None else {"shuffled_image": swapped}), **heads}
+        said = {name: answered(facts.vocabulary, some) for name, some in every.items()}
+        right = right_answers(bank, facts.vocabulary, logits.argmax(dim=1).numpy(), rows)
+        write_answers(out / ANSWERS, bank, rows, said, right.tolist())
     return found
 
 

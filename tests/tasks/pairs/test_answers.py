@@ -138,6 +138,9 @@ def test_every_answer_is_written_beside_the_question(bank, run, tmp_path):
     right = [normalise_answer(line["answer"]) == line["predicted"] for line in lines]
     assert [line["correct"] == "1" for line in lines] == right
     assert np.mean(right) == pytest.approx(result["test"]["tuned"]["overall"]["value"])
+    for arm in ("shuffled_image", "frozen", "question_only"):
+        right = [normalise_answer(line["answer"]) == line[arm] for line in lines]
+        assert np.mean(right) == pytest.approx(result["test"][arm]["overall"]["value"]), arm
 
 
 def test_an_exchanged_image_is_another_patients_and_the_draw_is_even():

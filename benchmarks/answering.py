@@ -1,0 +1,147 @@
+"""What UMD's stages give in answering questions: all of them, each left out, M3AE, and a fusion that was not trained.
+
+Run: python benchmarks/answering.py [--seeds 0 1 2] [--seed 2024] [--work runs/bench]
+DINOv2 ViT-S/14 at 112 px in 4 x 4 cells with 4 masked views, MiniLM, and fusions of the size `light`. Phantom of 4,000 /
+500 / 1,500 images by patient: pre-training on its reports, calibration on the questions of its train split, tuning on
+the questions of a fraction of the train patients. Seeds are those of everything trained; test questions are all.
+Bar: accuracy of `umd` - the best of frozen features, question alone and another patient's image: interval above 0, over
+seeds and patients. The ablation has no bar.
+"""
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
+from adaptmed.bank import Bank, Layout
+from adaptmed.data.phantom import write_phantom
+from adaptmed.metrics.uncertainty import hierarchical, interval, patient_weights
+from adaptmed.tasks.calibrate import calibrate, calibration_method
+from adaptmed.tasks.embedding import EmbedOptions, embed
+from adaptmed.tasks.finetuning import FinetuneSettings
+from adaptmed.tasks.pairs.answers import normalise_answer
+from adaptmed.tasks.pairs.finetune import finetune_pairs
+from adaptmed.tasks.pairs.settings import Coordination, PairChoices
+from adaptmed.tasks.pretrain import pretrain, trained_pairs
+from adaptmed.tasks.pretrain_job import fresh_adaptor
+
+BASELINES = {"frozen": "frozen features", "question_only": "question alone", "shuffled_image": "another's image"}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Stages of a line of the table: what is pre-trained, and whether it is calibrated and coordinated."""
+
+    method: str | None
+    calibrated: bool = False
+    coordinated: bool = False
+
+
+ARMS = {
+    "umd": Arm("umd", calibrated=True, coordinated=True),
+    "umd without TD-Calib": Arm("umd", coordinated=True),
+    "umd without GM-Coord": Arm("umd", calibrated=True),
+    "umd without feature reconstruction": Arm("umd-without-features", calibrated=True, coordinated=True),
+    "m3ae": Arm("m3ae"),
+    "no pre-training": Arm(None),
+}
+
+
+def main() -> None:
+    """Draw, embed, pre-train, calibrate, tune, judge; every step goes on where it stopped."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--seed", type=int, default=2024)
+    parser.add_argument("--epochs", type=int, default=5, help="of pre-training")
+    parser.add_argument("--fraction", type=float, default=0.3, help="of the train patients, whose answers are learnt")
+    parser.add_argument("--work", type=Path, default=Path("runs/bench"))
+    arguments = parser.parse_args()
+    reports, questions = _banks(arguments.work, arguments.seed)
+    place = arguments.work / f"answering-{arguments.seed}"
+    answers: dict[str, list[pd.DataFrame]] = {}
+    for seed in arguments.seeds:
+        for name in arguments.arms:
+            run = _prepared(ARMS[name], reports, questions, place, seed, arguments.epochs)
+            coordination = Coordination() if ARMS[name].coordinated else None
+            settings = FinetuneSettings(epochs=5, batch_size=64)
+            choices = PairChoices(
+                task="answering", settings=settings, coordination=coordination, fraction=arguments.fraction, seed=seed
+            )
+            out = place / f"tuned-{name.replace(' ', '-')}-{seed}"
+            found = finetune_pairs(questions, run, out, choices, progress=True)
+            answers.setdefault(name, []).append(pd.read_csv(out / "answers.csv", keep_default_na=False))
+            print(
+                name, seed, {arm: found["test"][arm]["overall"]["value"] for arm in ("tuned", *BASELINES)}, flush=True
+            )
+    _print(answers, questions)
+
+
+def _banks(work: Path, seed: int) -> tuple[Bank, Bank]:
+    drawn = write_phantom(
+        work / f"low-data-phantom-{seed}", splits={"train": 4000, "validate": 500, "test": 1500}, seed=seed
+    )
+    image, text = load_image_encoder("bundled:dinov2-small", image_size_px=112), load_text_encoder("bundled:minilm-l6")
+    options = EmbedOptions(layout=Layout("grid", 4), masked_views=4, precision="bf16")
+    place = work / f"answering-{seed}"
+    tables = {"reports": drawn, "questions": drawn.parent / "questions.csv"}
+    banks = [embed(Manifest.read(path), image, text, place / name, options=options) for name, path in tables.items()]
+    return banks[0], banks[1]
+
+
+def _prepared(arm: Arm, reports: Bank, questions: Bank, place: Path, seed: int, epochs: int) -> Path:
+    """Pre-train and calibrate what an arm asks for, once for all arms that ask for it."""
+    run = place / f"{arm.method or 'fresh'}-{seed}"
+    if arm.method is None:
+        if not run.exists():
+            fresh_adaptor(questions, methods.umd(), trained_pairs(questions), seed=seed).save_pretrained(run)
+        return run
+    options: dict[str, Any] = {"seed": seed, "precision": "bf16", "progress": True}
+    pretrain(reports, _method(arm.method, epochs), run, **options)
+    if not arm.calibrated:
+        return run
+    schedule = replace(calibration_method(run).schedule, epochs=1)
+    calibrate(questions, run, place / f"{arm.method}-calibrated-{seed}", schedule=schedule, **options)
+    return place / f"{arm.method}-calibrated-{seed}"
+
+
+def _method(name: str, epochs: int) -> methods.Method:
+    method = methods.m3ae() if name == "m3ae" else methods.umd()
+    if name == "umd-without-features":
+        assert method.masking is not None
+        method = replace(method, masking=replace(method.masking, weight_text_features=0.0, weight_image_features=0.0))
+    return replace(method, schedule=replace(method.schedule, epochs=epochs))
+
+
+def _print(answers: dict[str, list[pd.DataFrame]], bank: Bank) -> None:
+    patient_of = bank.rows.astype({"row": str}).set_index("row")["patient"].astype(str)
+    first = next(iter(answers.values()))[0]
+    patients = patient_of.loc[first["row"].astype(str)].to_numpy()
+    weights = np.vstack([np.ones((1, len(first))), patient_weights(patients)])
+    lines = {name: _accuracies(tables, "predicted", weights) for name, tables in answers.items()}
+    main_arm = next(iter(answers))
+    others = {text: _accuracies(answers[main_arm], arm, weights) for arm, text in BASELINES.items()}
+    print(f"{len(first)} test questions of {len(set(patients))} patients, {len(lines[main_arm])} seeds")
+    for name, accuracies in (lines | others).items():
+        print(f"  {name:36s} {_said(accuracies)}   {main_arm} - it {_said(lines[main_arm] - accuracies, sign='+')}")
+    best = max(others, key=lambda name: others[name][:, 0].mean())
+    print(f"{main_arm} - {best}, the best of them: {_said(lines[main_arm] - others[best], sign='+')}")
+
+
+def _accuracies(tables: list[pd.DataFrame], column: str, weights: np.ndarray) -> np.ndarray:
+    """One row per seed: the accuracy on all, then on each draw of patients."""
+    right = np.stack([table["answer"].map(normalise_answer) == table[column].astype(str) for table in tables])
+    return (right.astype(float) @ weights.T) / weights.sum(1)
+
+
+def _said(values: np.ndarray, *, sign: str = "") -> str:
+    low, high = interval(hierarchical(values[:, 1:])) or (float("nan"),) * 2
+    return f"{values[:, 0].mean():{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+if __name__ == "__main__":
+    main()
