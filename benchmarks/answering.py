@@ -1,7 +1,7 @@
 """What UMD's stages give in answering questions: all of them, each left out, M3AE, and a fusion that was not trained.
 
 Run: python benchmarks/answering.py [--seeds 0 1 2] [--seed 2024] [--work runs/bench]
-DINOv2 ViT-S/14 at 112 px in 4 x 4 cells with 4 masked views, MiniLM, and fusions of the size `light`. Phantom of 4,000 /
+DINOv2 ViT-S/14 at 112 px in 4 x 4 cells with 4 masked views, MiniLM, fusions of the size `light`. Phantom of 4,000 /
 500 / 1,500 images by patient: pre-training on its reports, calibration on the questions of its train split, tuning on
 the questions of a fraction of the train patients. Seeds are those of everything trained; test questions are all.
 Bar: accuracy of `umd` - the best of frozen features, question alone and another patient's image: interval above 0, over
