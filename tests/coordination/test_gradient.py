@@ -147,16 +147,13 @@ def test_without_noise_gradients_are_scaled_and_nothing_else():
 
 
 def test_the_noise_has_the_deviation_of_the_gradient_before_it_is_scaled():
-    """Against the released line, one tensor at a time: ``k * g + normal * (g.std() + 1e-8)``."""
-    generator = torch.Generator().manual_seed(5)
+    """Against the released line, one tensor at a time: ``k * g + normal * (g.std() + 1e-8)``, whatever is drawn."""
     image, text = two_groups()
-    expected = []
-    for gradients, factor in ((image, 0.75), (text, 1.0)):
-        drawn = torch.empty(sum(g.numel() for g in gradients)).normal_(generator=generator)
-        for gradient, noise in zip(gradients, drawn.split([g.numel() for g in gradients]), strict=True):
-            expected.append(factor * gradient + noise.view_as(gradient) * (gradient.std() + 1e-8))
-    for found, wanted in zip(modulated(5), expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * wanted.std().item())
+    of_seed = [modulated(seed) for seed in range(400)]
+    for place, (gradient, factor) in enumerate([*((g, 0.75) for g in image), *((g, 1.0) for g in text)]):
+        noise = torch.stack([found[place] for found in of_seed]) - factor * gradient
+        assert noise.std().item() == pytest.approx(gradient.std().item(), rel=0.1)
+        assert abs(noise.mean().item()) < 0.2 * gradient.std().item()
 
 
 def test_the_noise_is_normal_and_new_in_every_step():
@@ -193,14 +190,20 @@ def test_single_elements_and_parameters_without_gradient_are_left_alone():
     assert none.grad is None
 
 
-@pytest.mark.parametrize(("offset", "tolerance"), [(0.0, 1e-5), (10.0, 1e-3)])
-def test_a_large_gradient_keeps_its_deviation(offset, tolerance):
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+def test_a_large_gradient_keeps_its_deviation(offset):
     gradient = torch.randn(1000, 500, generator=torch.Generator().manual_seed(0)) + offset
     (parameter,) = parameters_with(gradient)
     modulate({"image": [parameter]}, {"image": torch.tensor(0.0)}, noise_seed=4)
-    drawn = torch.empty(500_000).normal_(generator=torch.Generator().manual_seed(4))
-    found = parameter.grad.flatten().dot(drawn) / drawn.dot(drawn)
-    assert found.item() == pytest.approx(gradient.double().std().item(), rel=tolerance)
+    assert parameter.grad.std().item() == pytest.approx(gradient.double().std().item(), rel=0.005)
+
+
+def test_noise_of_more_elements_than_the_table_holds_is_drawn(monkeypatch):
+    monkeypatch.setattr("adaptmed.coordination.gradient._TABLE_SIZE", 10)
+    gradient = torch.randn(100, 100)
+    (parameter,) = parameters_with(gradient)
+    modulate({"image": [parameter]}, {"image": torch.tensor(0.0)}, noise_seed=4)
+    assert kstest((parameter.grad / gradient.std()).flatten().numpy(), "norm").pvalue > 0.001
 
 
 @pytest.mark.parametrize("value", [0.0, 2.0])
