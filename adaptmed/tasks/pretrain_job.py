@@ -112,8 +112,10 @@ class PretrainJob:
                 for parameter in encoder.lora.parameters():
                     parameter.requires_grad_(requires_grad=False)
 
-    def batches(self, batch_size: int, part: slice, position: Callable[[], int]) -> tuple[BankLoader, BankLoader]:
-        """Build the batches of training, from where the run stands, and of validation.
+    def batches(
+        self, batch_size: int, part: slice, position: Callable[[], int]
+    ) -> tuple[BankLoader, BankLoader | None]:
+        """Build the batches of training, from where the run stands, and of validation, where there are pairs for it.
 
         Args:
             batch_size: Pairs per batch, over all processes.
@@ -124,6 +126,8 @@ class PretrainJob:
         moved, still = self._pixels(self.seed), self._pixels(None)
         options: dict[str, Any] = {"seed": self.seed, "drop_last": True, "position": position}
         trained = BankLoader(self.bank, self.train, pixels=moved, **options, **shared)
+        if not len(self.validate):
+            return trained, None
         return trained, BankLoader(self.bank, self.validate, shuffle=False, pixels=still, **shared)
 
     def _more(self) -> Callable[[Batch, int], Batch] | None:
