@@ -1,4 +1,4 @@
-"""Forty pictures with reports of several lengths, embedded by two small transformers that can hide patches and words."""
+"""Forty pictures with reports of several lengths, embedded by two small transformers that can hide parts of them."""
 
 import json
 import shutil
