@@ -79,7 +79,9 @@ class OnlineEncoders(nn.Module):
         self.train()
 
     def forward(self, batch: Batch) -> Batch:
-        """Encode pixels and word ids."""
+        """Encode pixels and word ids; a last batch whose items all lie on other processes comes back as it is."""
+        if not len(batch):
+            return batch
         if self.online.image_lora is not None:
             assert self.encoders.image is not None  # pretrain loads what it tunes
             assert batch.pixels is not None
