@@ -12,6 +12,7 @@ from adaptmed.bank import Bank, Layout
 from adaptmed.data.manifest import Manifest
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
+from adaptmed.tasks.calibrate import calibrate
 from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretrain import pretrain
@@ -86,11 +87,19 @@ def record(out, bank, method, **options):
     save_file(recorder.found, out / f"found-{join().rank}.safetensors")
 
 
-def record_masked(out, bank, method, batch_size, masking=None, **schedule):
+def record_masked(out, bank, method, batch_size, masking=None, online=None, **schedule):
     """Without dropout, which every process draws for itself."""
     schedule = replace(method.schedule, batch_size=batch_size, **schedule)
     masking = replace(method.masking, **(masking or {}))
-    record(out, bank, replace(method, dropout=0.0, schedule=schedule, masking=masking))
+    record(out, bank, replace(method, dropout=0.0, schedule=schedule, masking=masking), online=online)
+
+
+def record_calibration(out, bank, run):
+    """Calibrate a run without dropout."""
+    schedule = replace(UMD.schedule, batch_size=6, **STOOD)
+    recorder = Recorder()
+    calibrate(bank, run, out / "run", schedule=schedule, device="cpu", callbacks=(recorder,))
+    save_file(recorder.found, out / f"found-{join().rank}.safetensors")
 
 
 def embed_tiny(out, data, encoder):
@@ -162,6 +171,12 @@ SCENARIOS = {
         out, Bank.open(data / "masked" / "uneven-plain"), UMD, 10, {"faithful": True}, **STOOD
     ),
     "m3ae": lambda out, data: record_masked(out, Bank.open(data / "masked" / "uneven-plain"), M3AE, 6, **STOOD),
+    "umd-lora": lambda out, data: record_masked(
+        out, Bank.open(data / "masked" / "uneven-views"), UMD, 6, online=ONLINE, **STOOD
+    ),
+    "calibrate": lambda out, data: record_calibration(
+        out, Bank.open(data / "masked" / "uneven-views"), data / "masked" / "still"
+    ),
     "umd-moving": lambda out, data: record_masked(out, Bank.open(data / "masked" / "views"), UMD, 8),
     "dies": lambda out, data: pretrain(
         Bank.open(data / "bank"), PLAIN, out / "run", device="cpu", checkpoint_every=1, callbacks=(Dies(),)
