@@ -136,7 +136,7 @@ class PretrainJob:
         if self.source == "bank":
             steps.append(stored_views(self.bank, seed=step_seed(self.seed, -5)))
         if self.method.negatives_by_label:
-            steps.append(lambda batch, _: replace(batch, labels=self.bank.labels(batch.rows.numpy())))
+            steps.append(lambda batch, _: replace(batch, labels=_known_labels(self.bank, batch.rows.numpy())))
 
         def add(batch: Batch, epoch: int) -> Batch:
             for step in steps:
@@ -163,6 +163,15 @@ class PretrainJob:
         assert self.bank.info.images is not None
         items = [self.bank.items_of(int(row))[0] for row in rows]
         return from_bytes(self.bank.item_pixels(items), self.bank.info.images.preprocessing)
+
+
+def _known_labels(bank: Bank, rows: Rows) -> Float[Tensor, "n label"]:
+    """Return labels, and classes as one more of them; NaN where not known."""
+    labels = bank.labels(rows)
+    if bank.info.class_column is None:
+        return labels
+    numbers = bank.class_numbers(rows).float()
+    return torch.cat([labels, numbers.masked_fill(numbers < 0, torch.nan)[:, None]], dim=1)
 
 
 def fresh_adaptor(bank: Bank, method: Method, rows: Rows, *, seed: int) -> Adaptor:
