@@ -20,6 +20,7 @@ from adaptmed.tasks import contrastive
 from adaptmed.tasks.calibrate import calibrate
 from adaptmed.tasks.contrastive import matching_losses
 from adaptmed.tasks.embedding import embed
+from adaptmed.tasks.finetune import finetune
 from adaptmed.tasks.lineage import Lineage
 from adaptmed.tasks.masking import Masker
 from adaptmed.tasks.pretrain import pretrain
@@ -223,6 +224,9 @@ def test_negatives_by_label_are_no_pairs_of_the_same_labels_and_count_as_labels_
     prepare(banks["views"], tmp_path / "run", StudySettings(fractions=(1.0,), seeds=1))
     calibrate(banks["views"], tmp_path / "run", tmp_path / "calibrated", schedule=SCHEDULE, device="cpu")
     assert Lineage.of_run(tmp_path / "calibrated").labels == 1.0
+    for run in ("run", "calibrated"):
+        with pytest.raises(InputError, match=r"a run that no label has trained, but got one that has read labels at"):
+            finetune(banks["views"], tmp_path / run, tmp_path / "tuned", fraction=0.5)
 
 
 def test_without_that_option_no_label_is_read(banks, tmp_path, monkeypatch):
