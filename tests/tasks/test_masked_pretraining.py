@@ -23,6 +23,8 @@ EVERY = {
     "umd-words": tiny(methods.umd(), weight_image_features=0.0),
     "umd-pixels": tiny(methods.umd(), weight_text_features=0.0),
     "m3ae-untied": tiny(methods.m3ae(), tied_words=False),
+    "m3ae-joint": tiny(methods.m3ae(), joint=True),
+    "umd-early": tiny(methods.umd(), patch_layer=1),
     "m3ae-contrast": replace(M3AE, weight_contrastive=1.0),
 }
 SEES = {
@@ -194,3 +196,27 @@ def test_words_are_hidden_by_the_seed_of_the_run_and_the_step_alone(banks, tmp_p
     pretrain(banks["views"], UMD, tmp_path / "run", device="cpu", callbacks=(Hidden(),))
     assert not torch.equal(*found)
     assert all((targets >= 0).any(1).all() for targets in found)
+
+
+@pytest.mark.parametrize("bank", ["views", "plain"])
+def test_every_epoch_is_judged_on_the_same_hidden_words_and_patches(banks, tmp_path, bank):
+    still = replace(UMD, schedule=replace(UMD.schedule, learning_rate=1e-30, weight_decay=0.0))
+    pretrain(banks[bank], still, tmp_path / "run", device="cpu")
+    first, second = (
+        {name: value for name, value in line.items() if name.startswith("validate")}
+        for line in drop_seconds(tmp_path / "run")
+    )
+    assert first == second
+    names = ("loss", "matching", "words", "word_accuracy", "patches", "text_features", "image_features", "dropped")
+    assert {f"validate/{name}" for name in names} == first.keys()
+    weights = UMD.weights.items()
+    total = sum(weight * first[f"validate/{name}"] for name, weight in weights if f"validate/{name}" in first)
+    assert first["validate/loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_bf16_computes_nearly_the_same(banks, whole, tmp_path):
+    pretrain(banks["views"], UMD, tmp_path / "run", device="cpu", precision="bf16")
+    for exact, rounded in zip(drop_seconds(whole / "views"), drop_seconds(tmp_path / "run"), strict=True):
+        for name in ("loss", "words", "patches", "matching", "text_features", "image_features"):
+            assert rounded[f"validate/{name}"] == pytest.approx(exact[f"validate/{name}"], rel=0.05)
+    assert all(value.dtype == torch.float32 for value in tensors_of(tmp_path / "run").values())
