@@ -1,6 +1,5 @@
 """Forty pictures with reports of several lengths, embedded by two small transformers that can hide parts of them."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -117,8 +116,3 @@ def copy_with_rows(bank: Bank, folder: Path, change: dict[str, object]) -> Bank:
         rows[column] = values
     rows.to_parquet(folder / "rows.parquet", index=False)
     return Bank.open(folder)
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Read one of the JSON files of a run or a bank."""
-    return json.loads(path.read_text())

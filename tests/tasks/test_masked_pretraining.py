@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -175,27 +176,30 @@ def test_views_take_turns_and_every_step_hides_other_words(banks, tmp_path):
     assert all(first != second for first, second in twice)
 
 
-def test_words_are_hidden_by_the_seed_of_the_run_and_the_step_alone(banks, tmp_path):
+def test_words_are_hidden_before_the_text_encoder_by_seed_and_item_alone(banks, tmp_path):
+    def batch(rows):
+        views = np.zeros(len(rows), dtype=np.int64)
+        return replace(banks["views"].batch(rows), masked_image=banks["views"].masked_tokens(rows, views))
+
     class Hidden(Callback):
         def on_train_start(self, _trainer, module):
-            bank = banks["views"]
-            batch = bank.batch(bank.subset("train")[:6])
-            alone = bank.batch(bank.subset("train")[3:4])
-            for seed in (1, 2):
-                whole, one = (module.masker._text(part, step_seed(seed, 3))[1] for part in (batch, alone))
-                width = one.shape[1]
-                assert torch.equal(whole[3, :width], one[0])
-                found.append(whole)
+            some, masker = batch(banks["views"].subset("train")[:6]), module.masker
+            masked = masker(some, 1)
             ids, targets = mask_words(
-                batch.input_ids, batch.ids_valid, module.masker.vocabulary, items=batch.rows, seed=step_seed(1, 3)
+                some.input_ids, some.ids_valid, masker.vocabulary, items=some.rows, seed=step_seed(1, 3)
             )
-            assert torch.equal(targets, found[0])
-            assert torch.equal(ids[targets < 0], batch.input_ids[targets < 0])
+            assert torch.equal(masked.targets, targets)
+            assert torch.equal(masked.text.values, masker.encoders.text(ids, some.ids_valid).values)
+            assert torch.equal(ids[targets < 0], some.input_ids[targets < 0])
+            assert (targets >= 0).any(1).all()
+            alone = masker(batch(some.rows[3:4].numpy()), 1).targets[0]
+            assert torch.equal(masked.targets[3, : len(alone)], alone)
+            assert not torch.equal(masked.targets, masker(some, 2).targets)
+            done.append(True)
 
-    found = []
+    done = []
     pretrain(banks["views"], UMD, tmp_path / "run", device="cpu", callbacks=(Hidden(),))
-    assert not torch.equal(*found)
-    assert all((targets >= 0).any(1).all() for targets in found)
+    assert done
 
 
 @pytest.mark.parametrize("bank", ["views", "plain"])
