@@ -97,11 +97,10 @@ def test_no_frozen_weight_stands_in_a_checkpoint(whole):
         assert all("lora_" in name for name in encoders)
 
 
-@pytest.mark.parametrize("step", [2, 3])
-def test_a_stopped_run_resumes_exactly(bank, whole, tmp_path, step):
+def test_a_stopped_run_resumes_exactly(bank, whole, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        pretrain(bank, UMD, out, callbacks=(StopAfter(step),), **HOW)
+        pretrain(bank, UMD, out, callbacks=(StopAfter(2),), **HOW)
     pretrain(bank, UMD, out, **HOW)
     assert_equal(tensors_of(out), tensors_of(whole[0]))
     for side in ("image", "text"):
