@@ -41,7 +41,8 @@ class Teacher(nn.Module):
         shared = [parameter for parameter in student.parameters() if not parameter.requires_grad]
         self.model = copy.deepcopy(student, {id(tensor): tensor for tensor in (*shared, *student.buffers())})
         self._names = tuple(_trained(student))
-        self.model.requires_grad_(False).eval()
+        self.model.requires_grad_(False)
+        self.eval()
         self.register_state_dict_post_hook(_keep_averages)
         self.register_load_state_dict_pre_hook(_add_frozen)
 

@@ -34,12 +34,12 @@ class TextFeatureHead(nn.Module):
     Args:
         width: Width of both.
         faithful: Pass the teacher's tokens through the same layer and let the gradient in, as the released code does:
-            a layer of zeros then solves it.
+            a layer of zeros then solves it. There is no bias then: it would cancel out, and never learn.
     """
 
     def __init__(self, width: int, *, faithful: bool = False) -> None:
         super().__init__()
-        self.out = nn.Linear(width, width)
+        self.out = nn.Linear(width, width, bias=not faithful)
         self.faithful = faithful
 
     def forward(

@@ -40,8 +40,9 @@ def check_tuned(plain: Bank, tuned: Bank) -> None:
 def check_labels(run: Path, fractions: Sequence[float]) -> None:
     """Check that a run has read no label that a cell of the study would not have.
 
-    ``adaptmed finetune`` trains on labels, and what is trained from its run, or on the bank of its tuned encoders, has
-    them behind it too. It may be judged only where it read all labels and every cell has all of them as well.
+    ``adaptmed finetune`` trains on labels, as ``adaptmed pretrain --negatives-by-label`` does, and what is trained from
+    such a run, or on the bank of its tuned encoders, has them behind it too. It may be judged only where it read all
+    labels and every cell has all of them as well.
 
     Raises:
         InputError: If labels outside a cell's fraction were read.
@@ -50,7 +51,7 @@ def check_labels(run: Path, fractions: Sequence[float]) -> None:
     if read is None or (read == 1.0 and set(fractions) == {1.0}):
         return
     studied = ", ".join(map(str, fractions))
-    got = f"`adaptmed finetune` at fraction {read} for a study of the fractions {studied}"
+    got = f"one that has read labels at fraction {read}, for a study of the fractions {studied}"
     fix = "Labels outside a cell's fraction were read: study a pre-trained run, or all labels by a run on all labels."
     raise InputError(sentence(str(run), expected="a run that no label has trained", got=got, fix=fix))
 

@@ -22,9 +22,10 @@ from adaptmed.tasks.finetune_result import RESULT, result_of, save
 from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, in_order, predict, shuffled
 from adaptmed.tasks.labelled import labels_of
 from adaptmed.tasks.labelled_batches import Batches
+from adaptmed.tasks.lineage import check_unlabelled
 from adaptmed.tasks.outputs import Outputs
 from adaptmed.tasks.processes import Processes, join
-from adaptmed.tasks.run_folder import BEST, open_run, read_config, read_seen, write_seen
+from adaptmed.tasks.run_folder import BEST, open_run, read_seen, write_seen
 from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.trainer import Length, fit_or_resume, run_trainer
@@ -161,7 +162,4 @@ def _check(bank: Bank, adaptor: Adaptor, run: Path, lora: LoRA | None, fraction:
     if lora is not None and adaptor.encoders.image_record.lora is not None:
         fix = "Leave --lora out: the bank already comes from the tuned encoder."
         raise InputError(sentence(str(run), expected="an image encoder without LoRA", got="LoRA inside it", fix=fix))
-    if fraction < 1 and (read_config(run) or {}).get("command") == "finetune":
-        expected, got = "a run that no label has trained", "one of `adaptmed finetune`"
-        fix = "Start from the pre-trained run, or take all labels: --fraction 1."
-        raise InputError(sentence(str(run), expected=expected, got=got, fix=fix))
+    check_unlabelled(run, fraction)

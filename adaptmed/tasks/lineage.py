@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from adaptmed.errors import InputError, sentence
 from adaptmed.tasks.run_folder import read_config, read_seen, write_text_whole
 
 TUNED_BY = "tuned_by.json"
@@ -53,3 +54,20 @@ class Lineage:
         every = list(parts)
         patients = {patient for part in every for patient in part.patients}
         return cls(tuple(sorted(patients)), max((p.labels for p in every if p.labels is not None), default=None))
+
+
+def check_unlabelled(run: Path, fraction: float) -> None:
+    """Check that tuning on a part of the labels starts from a run that has read none of the others.
+
+    Args:
+        run: Run folder or saved adaptor that tuning starts from.
+        fraction: Of the labels that it is tuned on.
+
+    Raises:
+        InputError: If labels outside the fraction may have trained ``run``.
+    """
+    read = Lineage.of_run(run).labels
+    if fraction < 1 and read is not None:
+        expected, got = "a run that no label has trained", f"one that has read labels at fraction {read}"
+        fix = "Start from the pre-trained run, or take all labels: --fraction 1."
+        raise InputError(sentence(str(run), expected=expected, got=got, fix=fix))

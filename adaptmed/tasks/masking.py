@@ -154,6 +154,8 @@ class Masker(nn.Module):
             batch: Pairs with word ids; with pixels or a masked view where the source needs them.
             seed: Of this step.
         """
+        if not len(batch):
+            return _nothing(batch)
         text, targets = self._text(batch, step_seed(seed, 3))
         image, kept = self._image(batch, step_seed(seed, 4))
         return Masked(image, kept, text, targets)
@@ -186,3 +188,10 @@ class Masker(nn.Module):
 
 def _kept(image: Tokens) -> Int[Tensor, "batch kept"]:
     return image.valid[:, image.prefix :].nonzero()[:, 1].view(len(image), -1)
+
+
+def _nothing(batch: Batch) -> Masked:
+    """What becomes of a last batch whose items all lie on other processes: no encoder takes an empty one."""
+    image, text = both_sides(batch)
+    assert batch.input_ids is not None
+    return Masked(image, batch.rows.new_zeros(0, 0), text, batch.input_ids)

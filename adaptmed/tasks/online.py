@@ -79,7 +79,9 @@ class OnlineEncoders(nn.Module):
         self.train()
 
     def forward(self, batch: Batch) -> Batch:
-        """Encode pixels and word ids."""
+        """Encode pixels and word ids; a last batch whose items all lie on other processes comes back as it is."""
+        if not len(batch):
+            return batch
         if self.online.image_lora is not None:
             assert self.encoders.image is not None  # pretrain loads what it tunes
             assert batch.pixels is not None
@@ -111,7 +113,8 @@ class PixelReader:
 
     def __call__(self, rows: NDArray[np.int64], epoch: int) -> Float[Tensor, "batch 3 height width_px"]:
         """Read and prepare the images of these rows, changed by a draw of their own for this epoch."""
-        return torch.stack(list(self.pool.map(partial(self._one, epoch=epoch), rows.tolist())))
+        found = list(self.pool.map(partial(self._one, epoch=epoch), rows.tolist()))
+        return torch.stack(found) if found else torch.zeros(0, 3, *self.preprocessing.image_size_px)
 
     def _one(self, row: int, *, epoch: int) -> Float[Tensor, "3 height width_px"]:
         pixels = prepare(read_image(self.files.image(row)), self.preprocessing)

@@ -112,8 +112,10 @@ class PretrainJob:
                 for parameter in encoder.lora.parameters():
                     parameter.requires_grad_(requires_grad=False)
 
-    def batches(self, batch_size: int, part: slice, position: Callable[[], int]) -> tuple[BankLoader, BankLoader]:
-        """Build the batches of training, from where the run stands, and of validation.
+    def batches(
+        self, batch_size: int, part: slice, position: Callable[[], int]
+    ) -> tuple[BankLoader, BankLoader | None]:
+        """Build the batches of training, from where the run stands, and of validation, where there are pairs for it.
 
         Args:
             batch_size: Pairs per batch, over all processes.
@@ -124,6 +126,8 @@ class PretrainJob:
         moved, still = self._pixels(self.seed), self._pixels(None)
         options: dict[str, Any] = {"seed": self.seed, "drop_last": True, "position": position}
         trained = BankLoader(self.bank, self.train, pixels=moved, **options, **shared)
+        if not len(self.validate):
+            return trained, None
         return trained, BankLoader(self.bank, self.validate, shuffle=False, pixels=still, **shared)
 
     def _more(self) -> Callable[[Batch, int], Batch] | None:
@@ -132,7 +136,7 @@ class PretrainJob:
         if self.source == "bank":
             steps.append(stored_views(self.bank, seed=step_seed(self.seed, -5)))
         if self.method.negatives_by_label:
-            steps.append(lambda batch, _: replace(batch, labels=self.bank.labels(batch.rows.numpy())))
+            steps.append(lambda batch, _: replace(batch, labels=_known_labels(self.bank, batch.rows.numpy())))
 
         def add(batch: Batch, epoch: int) -> Batch:
             for step in steps:
@@ -159,6 +163,15 @@ class PretrainJob:
         assert self.bank.info.images is not None
         items = [self.bank.items_of(int(row))[0] for row in rows]
         return from_bytes(self.bank.item_pixels(items), self.bank.info.images.preprocessing)
+
+
+def _known_labels(bank: Bank, rows: Rows) -> Float[Tensor, "n label"]:
+    """Return labels, and classes as one more of them; NaN where not known."""
+    labels = bank.labels(rows)
+    if bank.info.class_column is None:
+        return labels
+    numbers = bank.class_numbers(rows).float()
+    return torch.cat([labels, numbers.masked_fill(numbers < 0, torch.nan)[:, None]], dim=1)
 
 
 def fresh_adaptor(bank: Bank, method: Method, rows: Rows, *, seed: int) -> Adaptor:

@@ -142,6 +142,10 @@ class CutBatch:
         """Count the items of the batch from those of this process."""
         return mine if self.processes.world == 1 else sum(self._all(mine))
 
+    def largest(self, mine: int) -> int:
+        """Find the largest of one number per process."""
+        return mine if self.processes.world == 1 else max(self._all(mine))
+
     def mean_of(self, mine: Float[Tensor, ""], count: Int[Tensor, ""]) -> Float[Tensor, ""]:
         """Take the mean over the whole batch from a mean over ``count`` entries of this process, with gradients."""
         if self.processes.world == 1:
@@ -169,7 +173,7 @@ class CutBatch:
         owner = items % self.processes.world
         mine = tokens.select(items[owner == self.processes.rank] // self.processes.world)
         counts = owner.bincount(minlength=self.processes.world)
-        longest, most = max(self._all(mine.values.shape[1])), int(counts.max())
+        longest, most = self.largest(mine.values.shape[1]), int(counts.max())
         place = torch.empty_like(items)
         order = owner.argsort(stable=True)
         place[order] = torch.arange(len(items), device=items.device) - (counts.cumsum(0) - counts)[owner[order]]

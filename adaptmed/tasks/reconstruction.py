@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from adaptmed.fusion import CoFusion
@@ -100,7 +100,7 @@ def reconstruction_losses(
     """
     passes, decoder = masked_passes(fusion, batch, masked, masking), _decoder(pretext)
     grid = _grid(passes.patches)
-    decoded = decoder.decode(_seen(passes.patches), masked.kept, grid)
+    decoded = decoder.decode(_seen(passes.patches, masked.kept), masked.kept, grid)
     losses = _word_losses(pretext["words"], passes.words, masked, cut)
     assert batch.pixels is not None  # the loader reads them
     cells = patchify(batch.pixels, batch.pixels.shape[-1] // grid[1])
@@ -127,7 +127,7 @@ def _image_features(
 ) -> Float[Tensor, ""]:
     """Compare the features of hidden cells with the teacher's."""
     if masking.faithful:
-        kept = _seen(student)[:, student.prefix :]
+        kept = _seen(student, masked.kept)[:, student.prefix :]
         pair = released_image_features(_decoder(pretext), kept, masked.kept, teacher)
     else:
         pair = pretext["image_features"](decoded, teacher)
@@ -141,7 +141,11 @@ def _text_features(
     """Compare the features of a text's tokens, hidden or not, with the teacher's."""
     predicted, target = head(student.values, teacher.values)
     loss = text_feature_loss(predicted, target, student.valid, faithful=masking.faithful)
-    return cut.mean_of(loss, (torch.ones_like(student.valid) if masking.faithful else student.valid).sum())
+    if not masking.faithful:
+        return cut.mean_of(loss, student.valid.sum())
+    items, length = student.valid.shape
+    longest = cut.largest(length)  # padding counts: that of the whole batch, which is zeros on both sides
+    return cut.mean_of(loss * (length / longest), torch.tensor(items * longest, device=loss.device))
 
 
 def _decoder(pretext: nn.ModuleDict) -> PatchDecoder:
@@ -150,9 +154,9 @@ def _decoder(pretext: nn.ModuleDict) -> PatchDecoder:
     return decoder
 
 
-def _seen(image: Tokens) -> Float[Tensor, "batch seen width"]:
+def _seen(image: Tokens, kept: Int[Tensor, "batch kept"]) -> Float[Tensor, "batch seen width"]:
     """Return the prefix and the kept cells, equally many of every image."""
-    return image.values[image.valid].view(len(image), -1, image.values.shape[2])
+    return image.values[image.valid].view(len(image), image.prefix + kept.shape[1], image.values.shape[2])
 
 
 def _grid(image: Tokens) -> tuple[int, int]:

@@ -283,7 +283,7 @@ def test_runs_that_read_labels_outside_a_fraction_are_refused(made, tmp_path, tr
     for named in ("run", "run/adaptor"):
         runs[which] = tmp_path / named
         with pytest.raises(
-            InputError, match=r"a run that no label has trained, but got `adaptmed finetune` at .*Labels"
+            InputError, match=r"a run that no label has trained, but got one that has read labels at .*Labels"
         ):
             prepare(plain, runs["plain"], settings, tuned=(tuned, runs["tuned"]))
 

@@ -151,7 +151,7 @@ def test_texts_are_not_needed(bank, run, tmp_path):
 def test_a_run_that_labels_have_trained_is_tuned_on_all_of_them_only(bank, run, tmp_path):
     short = replace(SHORT, epochs=1)
     tune(bank, run, tmp_path / "first", settings=short)
-    with pytest.raises(InputError, match="a run that no label has trained, but got one of `adaptmed finetune`"):
+    with pytest.raises(InputError, match="a run that no label has trained, but got one that has read labels at"):
         tune(bank, tmp_path / "first", tmp_path / "half", settings=short, fraction=0.5)
     tune(bank, tmp_path / "first", tmp_path / "second", settings=short)
 

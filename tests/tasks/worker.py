@@ -12,12 +12,14 @@ from adaptmed.bank import Bank, Layout
 from adaptmed.data.manifest import Manifest
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
+from adaptmed.tasks.calibrate import calibrate
 from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.processes import CutBatch, join
 from adaptmed.types import Tokens
 from tests.encoders.conftest import vit
+from tests.tasks.masked_bank import M3AE, UMD
 from tests.tasks.training import METHOD
 from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder
 
@@ -33,6 +35,7 @@ ONLINE = Online(
     learning_rate=1e-30,
     workers=1,
 )
+STOOD = {"epochs": 1, "learning_rate": 1e-30, "weight_decay": 0.0}
 
 
 class Recorder(Callback):
@@ -81,6 +84,21 @@ class BrokenEncoder(PatchEncoder):
 def record(out, bank, method, **options):
     recorder = Recorder()
     pretrain(bank, method, out / "run", device="cpu", callbacks=(recorder,), **options)
+    save_file(recorder.found, out / f"found-{join().rank}.safetensors")
+
+
+def record_masked(out, bank, method, batch_size, masking=None, online=None, **schedule):
+    """Without dropout, which every process draws for itself."""
+    schedule = replace(method.schedule, batch_size=batch_size, **schedule)
+    masking = replace(method.masking, **(masking or {}))
+    record(out, bank, replace(method, dropout=0.0, schedule=schedule, masking=masking), online=online)
+
+
+def record_calibration(out, bank, run):
+    """Calibrate a run without dropout."""
+    schedule = replace(UMD.schedule, batch_size=6, **STOOD)
+    recorder = Recorder()
+    calibrate(bank, run, out / "run", schedule=schedule, device="cpu", callbacks=(recorder,))
     save_file(recorder.found, out / f"found-{join().rank}.safetensors")
 
 
@@ -146,6 +164,20 @@ SCENARIOS = {
     "clipped": lambda out, data: record(out, Bank.open(data / "bank"), CLIPPED),
     "moving": lambda out, data: record(out, Bank.open(data / "bank"), PLAIN),
     "lora": lambda out, data: record(out, Bank.open(data / "online" / "bank"), TUNED, online=ONLINE),
+    "umd": lambda out, data: record_masked(out, Bank.open(data / "masked" / "views"), UMD, 10, **STOOD),
+    "umd-uneven": lambda out, data: record_masked(out, Bank.open(data / "masked" / "uneven-plain"), UMD, 512, **STOOD),
+    "umd-one": lambda out, data: record_masked(out, Bank.open(data / "masked" / "uneven-views"), UMD, 6, **STOOD),
+    "umd-faithful": lambda out, data: record_masked(
+        out, Bank.open(data / "masked" / "uneven-plain"), UMD, 10, {"faithful": True}, **STOOD
+    ),
+    "m3ae": lambda out, data: record_masked(out, Bank.open(data / "masked" / "uneven-plain"), M3AE, 6, **STOOD),
+    "umd-lora": lambda out, data: record_masked(
+        out, Bank.open(data / "masked" / "uneven-views"), UMD, 6, online=ONLINE, **STOOD
+    ),
+    "calibrate": lambda out, data: record_calibration(
+        out, Bank.open(data / "masked" / "uneven-views"), data / "masked" / "still"
+    ),
+    "umd-moving": lambda out, data: record_masked(out, Bank.open(data / "masked" / "views"), UMD, 8),
     "dies": lambda out, data: pretrain(
         Bank.open(data / "bank"), PLAIN, out / "run", device="cpu", checkpoint_every=1, callbacks=(Dies(),)
     ),

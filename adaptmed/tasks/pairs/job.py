@@ -9,6 +9,7 @@ from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.model import Adaptor
 from adaptmed.tasks.labelled_batches import LabelledImages
+from adaptmed.tasks.lineage import check_unlabelled
 from adaptmed.tasks.online import Online, OnlineEncoders
 from adaptmed.tasks.pairs.baselines import known
 from adaptmed.tasks.pairs.coordination import COORDINATION, Coordinator, require_streams
@@ -17,7 +18,6 @@ from adaptmed.tasks.pairs.model import PairClassifier, joint_width, pair_head, t
 from adaptmed.tasks.pairs.reading import PairReading
 from adaptmed.tasks.pairs.settings import PairChoices
 from adaptmed.tasks.pairs.training import PairTuning
-from adaptmed.tasks.run_folder import read_config
 from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.seeds import step_seed
 
@@ -109,7 +109,4 @@ def check(bank: Bank, adaptor: Adaptor, run: Path, choices: PairChoices) -> None
             raise InputError(sentence(str(run), expected="an encoder without LoRA", got="LoRA inside it", fix=fix))
     if choices.coordination is not None:
         require_streams(adaptor.fusion)
-    if choices.fraction < 1 and (read_config(run) or {}).get("command") == "finetune":
-        expected, got = "a run that no label has trained", "one of `adaptmed finetune`"
-        fix = "Start from the pre-trained run, or take all labels: --fraction 1."
-        raise InputError(sentence(str(run), expected=expected, got=got, fix=fix))
+    check_unlabelled(run, choices.fraction)

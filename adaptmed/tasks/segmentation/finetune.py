@@ -23,8 +23,9 @@ from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.division import Division, require_apart
 from adaptmed.tasks.image_classifier import trainable_fusion
 from adaptmed.tasks.labelled import patients_of
+from adaptmed.tasks.lineage import check_unlabelled
 from adaptmed.tasks.processes import Processes, join
-from adaptmed.tasks.run_folder import BEST, open_run, read_config, read_seen, write_seen
+from adaptmed.tasks.run_folder import BEST, open_run, read_seen, write_seen
 from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.segmentation.finetune_result import RESULT, result_of, save
@@ -179,10 +180,7 @@ def _check(bank: Bank, adaptor: Adaptor, run: Path, choices: Choices, device: st
     if choices.lora is not None and adaptor.encoders.image_record.lora is not None:
         fix = "Leave --lora out: the bank already comes from the tuned encoder."
         raise InputError(sentence(str(run), expected="an image encoder without LoRA", got="LoRA inside it", fix=fix))
-    if choices.fraction < 1 and (read_config(run) or {}).get("command") == "finetune":
-        expected, got = "a run that no label has trained", "one of `adaptmed finetune`"
-        fix = "Start from the pre-trained run, or take all labels: --fraction 1."
-        raise InputError(sentence(str(run), expected=expected, got=got, fix=fix))
+    check_unlabelled(run, choices.fraction)
 
 
 def _model(bank: Bank, adaptor: Adaptor, masks: Masks, choices: Choices) -> Segmenter:

@@ -237,7 +237,7 @@ def test_the_fraction_counts_patients_and_one_without_a_label_is_refused(picture
 
 def test_a_run_that_labels_have_trained_is_tuned_on_all_of_them_only(pictures, run, whole, tmp_path):
     tune(pictures, run, tmp_path / "first", train_fusion=True)
-    with pytest.raises(InputError, match="a run that no label has trained, but got one of `adaptmed finetune`"):
+    with pytest.raises(InputError, match="a run that no label has trained, but got one that has read labels at"):
         tune(pictures, tmp_path / "first", tmp_path / "half", fraction=0.5)
     tune(pictures, tmp_path / "first", tmp_path / "second")
     with pytest.raises(InputError, match=r"Tokens of hf:.* LoRA [0-9a-f]{64}\), which"):
