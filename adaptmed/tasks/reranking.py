@@ -28,7 +28,7 @@ def pair_logits(
     head: MatchingHead,
     bank: Bank,
     image_rows: Int[np.ndarray, " pair"],
-    text_rows: Int[np.ndarray, " pair"],
+    text_rows: Int[np.ndarray, "_"],
     *,
     batch_size: int = BATCH,
     progress: bool = False,
@@ -40,7 +40,7 @@ def pair_logits(
         head: Trained beside it, on the same device; likewise.
         bank: Where the Tokens are.
         image_rows: Whose image.
-        text_rows: Whose text.
+        text_rows: Whose text, as many.
         batch_size: Pairs at a time; within a batch each image and each text is read once.
         progress: Show a progress bar.
 
