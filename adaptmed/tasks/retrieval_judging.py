@@ -98,12 +98,12 @@ def judge_retrieval(
 
     Raises:
         InputError: The run is no finished pre-training, the bank has Tokens of other encoders or no test pair, or a
-            number is below 1.
+            number is too low.
         OverlapError: Test patients were seen.
     """
-    for name, value in (("top_k", top_k), ("most", most)):
-        if value < 1:
-            raise InputError(sentence(name, expected="at least 1", got=value, fix="Raise it."))
+    for name, value, least in (("top_k", top_k, 1), ("most", most, 1), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(sentence(name, expected=f"at least {least}", got=value, fix="Raise it."))
     command, method = _method_of(run)
     adaptor = Adaptor.from_pretrained(run, load_encoders=False)
     check_tokens(bank, adaptor, run)
