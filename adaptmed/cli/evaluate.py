@@ -34,8 +34,7 @@ def evaluate(
             --task retrieval that of `adaptmed pretrain` or of a calibration.
         bank: Bank whose test split is judged.
         task: retrieval, of a pre-trained run; a tuned run knows its own task.
-        out: File to write; evaluation-<name of the bank>.json, or retrieval-<name of the bank>.json, in the run folder
-            by default.
+        out: File to write; by default evaluation-NAME.json, or retrieval-NAME.json, in the run folder, after the bank.
         top_k: For retrieval: candidates of each query that are sorted again, 16 by default.
         most: For retrieval: pairs that are judged; of more, so many are drawn, 2000 by default.
         seed: For retrieval: seed of that draw, 0 by default.
