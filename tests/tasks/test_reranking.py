@@ -16,7 +16,7 @@ from adaptmed.tasks import reranking
 from adaptmed.tasks.reranking import pair_logits, pair_logits_both_ways, rerank, reranked_ranks
 from adaptmed.types import Tokens
 
-ROWS, WORDS = 9, 7
+ROWS, WORDS = 6, 7
 
 
 class MemoryBank(Bank):
@@ -95,7 +95,7 @@ def test_logits_are_those_of_every_pair_alone(kind):
             for i, t in zip(images, texts, strict=True)
         ]
     fusion.train()
-    for batch_size in (1, 7, 200):
+    for batch_size in (5, 200):
         logits = pair_logits(fusion, head, bank, images, texts, batch_size=batch_size)
         torch.testing.assert_close(torch.from_numpy(logits), torch.cat(alone), rtol=1e-4, atol=1e-5)
     assert fusion.training
