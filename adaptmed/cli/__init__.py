@@ -39,7 +39,8 @@ The way from a table of images and reports to a result:
 6. `adaptmed finetune` tunes it for the labels, with LoRA inside the image encoder if asked, and writes a head; for
    masks it trains a decoder, with which `adaptmed predict` writes the masks of new images. Questions are answered, and
    images with their texts classified, with `--task answering` and `--task image-text-classification`.
-7. `adaptmed evaluate` judges a tuned run again, on the test split of any bank of the same encoders.
+7. `adaptmed evaluate` judges a tuned run again, on the test split of any bank of the same encoders, or how a
+   pre-trained one retrieves, with `--task retrieval`.
 
 Every command can be stopped and run again. Exit code 0 means that the work is whole, 1 that it is not, 2 that the
 command was not understood, 130 that it was stopped from the keyboard, 143 that SIGTERM stopped it with a checkpoint.

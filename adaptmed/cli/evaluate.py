@@ -3,27 +3,41 @@
 from pathlib import Path
 from typing import Literal
 
+from adaptmed.errors import InputError, sentence
+
 
 def evaluate(
     run: Path,
     bank: Path,
     /,
     *,
+    task: Literal["retrieval"] | None = None,
     out: Path | None = None,
+    top_k: int | None = None,
+    most: int | None = None,
+    seed: int | None = None,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
     allow_overlap: bool = False,
 ) -> None:
-    """Judge a run of `adaptmed finetune` on the test split of a bank: answers, labels or classes.
+    """Judge a run on the test split of a bank: answers, labels or classes of `adaptmed finetune`, or retrieval.
 
     The bank may be the one the run was trained on, or one of another dataset, made by the same encoders with the same
     layout. Of a run with --lora it is one that `adaptmed embed m.csv --adaptor RUN` wrote. Test patients that the run
     has seen are refused. Answers are those of the run's training: others count as wrong, and are counted.
 
+    With `--task retrieval` a run of `adaptmed pretrain` looks for the text of every image and the images of every text:
+    by embedding, and with the first --top-k candidates read as pairs and sorted by the matching head.
+
     Args:
-        run: Run folder of `adaptmed finetune` for answering, image-text-classification or classification.
+        run: Run folder of `adaptmed finetune` for answering, image-text-classification or classification; with
+            --task retrieval that of `adaptmed pretrain` or of a calibration.
         bank: Bank whose test split is judged.
-        out: File to write; evaluation-<name of the bank>.json in the run folder by default.
+        task: retrieval, of a pre-trained run; a tuned run knows its own task.
+        out: File to write; by default evaluation-NAME.json, or retrieval-NAME.json, in the run folder, after the bank.
+        top_k: For retrieval: candidates of each query that are sorted again, 16 by default.
+        most: For retrieval: pairs that are judged; of more, so many are drawn, 2000 by default.
+        seed: For retrieval: seed of that draw, 0 by default.
         device: auto, cpu or cuda.
         precision: bf16 computes in mixed precision, fp32 exactly.
         allow_overlap: Judge although test patients were seen; the result says so.
@@ -32,10 +46,21 @@ def evaluate(
 
     from adaptmed.bank import Bank
     from adaptmed.cli.finetune_pairs import print_pairs
+    from adaptmed.cli.retrieval_result import evaluate_retrieval
     from adaptmed.tasks.pairs.evaluate import evaluate as judge
     from adaptmed.tasks.pairs.evaluate import target_of
 
+    asked = {"top_k": top_k, "most": most, "seed": seed}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if task is None and given:
+        name, value = next(iter(given.items()))
+        fix = "Leave it out; it belongs to --task retrieval."
+        raise InputError(sentence(name, expected="nothing without --task retrieval", got=value, fix=fix))
     opened = Bank.open(bank)
-    result = judge(run, opened, out=out, device=device, precision=precision, allow_overlap=allow_overlap)
-    print_pairs(result)
-    Console(soft_wrap=True, highlight=False, markup=False).print(f"Written: {out or target_of(run, opened)}")
+    if task == "retrieval":
+        options = {**given, "device": device, "precision": precision, "allow_overlap": allow_overlap}
+        target = evaluate_retrieval(run, opened, out, options)
+    else:
+        target = out or target_of(run, opened)
+        print_pairs(judge(run, opened, out=out, device=device, precision=precision, allow_overlap=allow_overlap))
+    Console(soft_wrap=True, highlight=False, markup=False).print(f"Written: {target}")

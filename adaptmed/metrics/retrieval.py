@@ -1,7 +1,9 @@
 """Retrieval: at which place the first right answer stands."""
 
+from collections.abc import Iterator
+
 import numpy as np
-from jaxtyping import Float, Int, Real, Shaped
+from jaxtyping import Bool, Float, Int, Real, Shaped
 
 from adaptmed.errors import InputError, sentence
 
@@ -36,25 +38,65 @@ def first_positive_ranks(
         >>> first_positive_ranks(np.eye(2), np.array([[0.0, 1], [1, 1]]), np.array([0, 1]), np.array([0, 1]))
         array([2, 2])
     """
-    left, right = _unit(queries, query_group, "queries"), _unit(gallery, gallery_group, "gallery")
-    if left.shape[1] != right.shape[1]:
-        raise InputError(
-            sentence(
-                "queries, gallery",
-                expected="embeddings of one width",
-                got=f"{left.shape[1]} and {right.shape[1]}",
-                fix="Compare embeddings of one shared space.",
-            )
-        )
-    ranks = np.empty(len(left), dtype=np.int64)
-    for start in range(0, len(left), CHUNK):
-        rows = slice(start, start + CHUNK)
-        right_answer = np.asarray(query_group)[rows, None] == np.asarray(gallery_group)
-        similarity = left[rows] @ right.T
+    ranks = np.empty(len(queries), dtype=np.int64)
+    for rows, similarity, right_answer in _compared(queries, gallery, query_group, gallery_group):
         best = np.where(right_answer, similarity, -np.inf).max(axis=1, initial=-np.inf)
         before = ~right_answer & (similarity >= best[:, None] - TOLERANCE)
         ranks[rows] = np.where(right_answer.any(1), before.sum(1) + 1, -1)
     return ranks
+
+
+def first_places(
+    queries: Real[np.ndarray, "n width"],
+    gallery: Real[np.ndarray, "m gallery_width"],
+    query_group: Shaped[np.ndarray, " n"],
+    gallery_group: Shaped[np.ndarray, " m"],
+    *,
+    k: int,
+) -> Int[np.ndarray, "n _"]:
+    """Gallery items in the first ``k`` places of each query, best first, by cosine similarity.
+
+    Ties are resolved as :func:`first_positive_ranks` resolves them, so that the first right item of a row stands in the
+    place that it says.
+
+    Args:
+        queries: Embeddings; they are L2-normalised here.
+        gallery: Embeddings of the other side.
+        query_group: What each query belongs to.
+        gallery_group: What each gallery item belongs to.
+        k: At least 1; a gallery with fewer items gives all of them.
+
+    Raises:
+        InputError: An embedding is not finite, the shapes do not fit, or ``k`` is below 1.
+
+    Example:
+        >>> first_places(np.eye(2), np.array([[0.0, 1], [1, 1]]), np.array([0, 1]), np.array([0, 1]), k=1).tolist()
+        [[1], [0]]
+    """
+    if k < 1:
+        raise InputError(sentence("k", expected="at least 1", got=k, fix="Raise it."))
+    places = np.empty((len(queries), min(k, len(gallery))), dtype=np.int64)
+    for rows, similarity, right_answer in _compared(queries, gallery, query_group, gallery_group):
+        lowered = np.where(right_answer, similarity - TOLERANCE, similarity)
+        places[rows] = np.lexsort((right_answer, -lowered), axis=1)[:, :k]
+    return places
+
+
+def chance_recall(positives: Int[np.ndarray, " n"], gallery: int, *, k: int) -> Float[np.ndarray, " n"]:
+    """Probability of a right answer among the first ``k`` when the gallery is put into a random order.
+
+    Args:
+        positives: How many right answers each query has in the gallery.
+        gallery: Items in the gallery.
+        k: Length of the list looked at.
+
+    Example:
+        >>> chance_recall(np.array([1, 2, 0]), 4, k=2).round(3).tolist()
+        [0.5, 0.833, 0.0]
+    """
+    drawn = np.arange(min(k, gallery))
+    missed = (gallery - positives[:, None] - drawn).clip(min=0) / (gallery - drawn)
+    return 1 - missed.prod(axis=1)
 
 
 def weighted_recall(
@@ -123,6 +165,28 @@ def retrieval(
         "n_queries": int((ranks > 0).sum()),
         "n_gallery": len(gallery),
     }
+
+
+def _compared(
+    queries: Real[np.ndarray, "n width"],
+    gallery: Real[np.ndarray, "m gallery_width"],
+    query_group: Shaped[np.ndarray, " n"],
+    gallery_group: Shaped[np.ndarray, " m"],
+) -> Iterator[tuple[slice, Float[np.ndarray, "row m"], Bool[np.ndarray, "row m"]]]:
+    """Cosines of some queries at a time with the whole gallery, and which of them are right answers."""
+    left, right = _unit(queries, query_group, "queries"), _unit(gallery, gallery_group, "gallery")
+    if left.shape[1] != right.shape[1]:
+        raise InputError(
+            sentence(
+                "queries, gallery",
+                expected="embeddings of one width",
+                got=f"{left.shape[1]} and {right.shape[1]}",
+                fix="Compare embeddings of one shared space.",
+            )
+        )
+    for start in range(0, len(left), CHUNK):
+        rows = slice(start, start + CHUNK)
+        yield rows, left[rows] @ right.T, np.asarray(query_group)[rows, None] == np.asarray(gallery_group)
 
 
 def _unit(

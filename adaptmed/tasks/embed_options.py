@@ -12,6 +12,7 @@ from adaptmed.data.grids import Plane
 from adaptmed.data.volumes import check_window
 from adaptmed.errors import InputError, sentence
 from adaptmed.records import DEFAULT_MAX_TOKENS
+from adaptmed.tasks.device import device_of
 from adaptmed.types import Fit, ImageEncoder, Preprocessing, TextEncoder
 
 
@@ -77,8 +78,7 @@ class EmbedOptions:
     @property
     def torch_device(self) -> torch.device:
         """The device that ``device`` names."""
-        name = self.device
-        return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        return device_of(self.device)
 
     def preprocessing_of(self, encoder: ImageEncoder) -> Preprocessing:
         """Return the encoder's input facts with this ``fit``."""

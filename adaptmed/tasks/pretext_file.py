@@ -48,6 +48,12 @@ def load_pretext(run: Path, modules: nn.Module) -> None:
     modules.load_state_dict({name: found[name] for name in own})
 
 
+def has_matching(run: Path) -> bool:
+    """Whether a run folder holds a matching head; a method without it leaves none, nor the file where it is all."""
+    path = run / PRETEXT
+    return path.is_file() and any(name.startswith(_MATCHING) for name in _tensors(run))
+
+
 def load_matching(run: Path, width: int) -> MatchingHead:
     """Read the matching head of a run, in evaluation mode.
 

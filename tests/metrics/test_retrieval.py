@@ -1,3 +1,5 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +7,14 @@ from hypothesis import strategies as st
 
 from adaptmed.errors import InputError
 from adaptmed.metrics import retrieval as module
-from adaptmed.metrics.retrieval import first_positive_ranks, retrieval, weighted_median_rank, weighted_recall
+from adaptmed.metrics.retrieval import (
+    chance_recall,
+    first_places,
+    first_positive_ranks,
+    retrieval,
+    weighted_median_rank,
+    weighted_recall,
+)
 
 
 def slow_rank(query, gallery, group, groups):
@@ -72,3 +81,39 @@ def test_bad_embeddings_are_refused():
         retrieval(np.array([[np.nan, 1]]), np.eye(2), np.array([0]), np.arange(2))
     with pytest.raises(InputError, match="embeddings of one width, but got 2 and 3"):
         retrieval(np.eye(2), np.eye(3), np.arange(2), np.arange(3))
+
+
+@given(seed=st.integers(0, 10_000), m=st.integers(1, 12), k=st.integers(1, 14))
+@settings(max_examples=60, deadline=None)
+def test_first_places_are_a_sorted_gallery_whose_first_right_item_stands_at_its_rank(seed, m, k):
+    random = np.random.default_rng(seed)
+    queries, gallery = random.integers(-2, 3, (7, 3)) + 0.5, random.integers(-2, 3, (m, 3)) + 0.5
+    groups, others = random.integers(0, 4, 7), random.integers(0, 4, m)
+    places = first_places(queries, gallery, groups, others, k=k)
+    assert places.shape == (7, min(k, m))
+    ranks = first_positive_ranks(queries, gallery, groups, others)
+    for query, group, found, rank in zip(queries, groups, places, ranks, strict=True):
+        cosine = gallery @ query / np.linalg.norm(gallery, axis=1) / np.linalg.norm(query)
+        assert len(set(found)) == len(found)
+        assert (np.diff(cosine[found]) < 1e-5).all()
+        assert cosine[found].min() > np.delete(cosine, found).max(initial=-2) - 1e-5
+        right = np.flatnonzero(others[found] == group)
+        assert (right[0] + 1 == rank) if len(right) else (rank == -1 or rank > k)
+
+
+def test_first_places_do_not_prefer_the_right_item_of_a_tie():
+    assert first_places(np.ones((3, 2)), np.ones((3, 2)), np.arange(3), np.arange(3), k=2).tolist() == [
+        [1, 2],
+        [0, 2],
+        [0, 1],
+    ]
+    with pytest.raises(InputError, match="`k`: expected at least 1, but got 0"):
+        first_places(np.eye(2), np.eye(2), np.arange(2), np.arange(2), k=0)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 5, 9])
+def test_chance_is_the_mean_over_all_orders(k):
+    for positives in range(6):
+        orders = list(permutations([True] * positives + [False] * (5 - positives)))
+        expected = np.mean([any(order[:k]) for order in orders])
+        assert chance_recall(np.array([positives]), 5, k=k) == pytest.approx(expected)

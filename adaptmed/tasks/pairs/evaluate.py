@@ -96,7 +96,8 @@ def _task_of(run: Path) -> str:
     if task not in _JUDGED or not (run / RESULT).exists():
         got = f"one of {task}" if task not in _JUDGED else "one that has not ended"
         expected = f"a finished run of `adaptmed finetune` for {', '.join(_JUDGED)}"
-        raise InputError(sentence(str(run), expected=expected, got=got, fix="Name its run folder."))
+        fix = _FIXES.get(task, "Name its run folder.")
+        raise InputError(sentence(str(run), expected=expected, got=got, fix=fix))
     return task
 
 
@@ -156,3 +157,4 @@ _JUDGED: dict[str, Callable[[Bank], np.ndarray]] = {
     CLASSIFICATION: lambda bank: judged_rows(bank, CLASSIFICATION),
     "classification": lambda bank: labelled_rows(bank, "test"),
 }
+_FIXES = dict.fromkeys(("pretrain", "calibrate"), "Pass --task retrieval, or tune it first with `adaptmed finetune`.")

@@ -22,10 +22,11 @@ from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.model import Adaptor
 from adaptmed.saving import TENSOR_FILE, find_adaptor
+from adaptmed.tasks.device import device_of
 from adaptmed.tasks.run_folder import open_run, write_text_whole
 from adaptmed.tasks.segmentation.decoder_file import TENSORS, DecoderFacts, load_decoder
 from adaptmed.tasks.segmentation.model import Segmenter, Windows
-from adaptmed.tasks.segmentation.predicting import classes_in_source, device_of, predict_pictures, predict_volume
+from adaptmed.tasks.segmentation.predicting import classes_in_source, predict_pictures, predict_volume
 from adaptmed.types import ImageEncoder, Preprocessing, Tokens
 
 REJECTS, LABELS = "rejects.jsonl", "labels.json"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adaptmed.bank import prefetched
 from adaptmed.data.fitting import logits_to_source
+from adaptmed.tasks.device import device_of
 from adaptmed.tasks.segmentation.model import Segmenter, Windows
 from adaptmed.tasks.segmentation.reading import WindowReader
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
@@ -87,8 +88,3 @@ def classes_in_source(
         preprocessing: How it became the input.
     """
     return logits_to_source(logits, size_px, preprocessing).max(0).indices.to(torch.int16).numpy()
-
-
-def device_of(name: str) -> torch.device:
-    """The device that a name means; ``auto`` takes CUDA where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
