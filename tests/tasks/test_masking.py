@@ -65,7 +65,8 @@ def cnn_bank(folder):
 @pytest.mark.parametrize("method", [M3AE, UMD], ids=["m3ae", "umd"])
 def test_of_a_cnn_outputs_are_hidden(cnn_bank, tmp_path, method):
     looks = Looks()
-    pretrain(cnn_bank, method, tmp_path / "run", device="cpu", callbacks=(looks,))
+    with pytest.warns(UserWarning, match="cannot leave patches out: its outputs are hidden instead"):
+        pretrain(cnn_bank, method, tmp_path / "run", device="cpu", callbacks=(looks,))
     assert looks.module.masker.source == "outputs"
     masked = looks.masked
     assert masked.kept.shape == (8, 1)
@@ -77,7 +78,8 @@ def test_of_a_cnn_outputs_are_hidden(cnn_bank, tmp_path, method):
         masked.image.values.gather(1, kept[..., None].expand(-1, -1, whole.shape[2]))[:, 0],
         whole[torch.arange(8), kept[:, 0]],
     )
-    calibrate(cnn_bank, tmp_path / "run", tmp_path / "again", schedule=SCHEDULE, device="cpu")
+    with pytest.warns(UserWarning, match="cannot leave patches out"):
+        calibrate(cnn_bank, tmp_path / "run", tmp_path / "again", schedule=SCHEDULE, device="cpu")
 
 
 def test_the_share_that_is_hidden_is_the_methods(banks, tmp_path):
