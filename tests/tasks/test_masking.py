@@ -123,6 +123,7 @@ def test_layouts_without_whole_cells_are_refused(folder, tmp_path, layout, messa
         pretrain(bank, UMD, tmp_path / "run", device="cpu")
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot leave patches out")
 def test_cells_of_a_cnn_must_be_whole_pixels(folder, tmp_path):
     encoder = load_image_encoder("bundled:efficientnet-lite0", image_size_px=160)
     bank = embedded(folder, tmp_path / "bank", "grid3", encoder)
