@@ -69,7 +69,7 @@ def main() -> None:
         for name in arguments.arms:
             run = _prepared(ARMS[name], reports, questions, place, seed, arguments.epochs)
             coordination = Coordination() if ARMS[name].coordinated else None
-            settings = FinetuneSettings(epochs=5, batch_size=32)
+            settings = FinetuneSettings(epochs=10)
             choices = PairChoices(task="answering", settings=settings, coordination=coordination, seed=seed)
             out = place / f"tuned-{name.replace(' ', '-')}-{seed}"
             found = finetune_pairs(questions, run, out, choices, progress=True)

@@ -44,6 +44,7 @@ def finetune(
     gradient_noise: bool | None = None,
     unimodal_scores: Literal["head", "last-linear"] | None = None,
     answers_from: Literal["train", "all"] | None = None,
+    frozen_beside: bool | None = None,
     class_weights: Literal["none", "balanced"] | None = None,
 ) -> None:
     """Tune a pre-trained adaptor for labels, masks or questions of a bank: a head or a decoder, fusion, LoRA.
@@ -107,9 +108,11 @@ def finetune(
             layer alone, as the released code does.
         answers_from: For answers: choose among those of the training rows (the default), or of all splits, as the
             papers do, which tells what is answered in the test split.
+        frozen_beside: For pairs: show the head also what the encoders say of the whole image and text; on by default,
+            off in the papers.
         class_weights: For classes of pairs: balanced weighs them by the inverse of how often they come.
     """
-    pairs = {"loss": loss, "answers_from": answers_from, "class_weights": class_weights}
+    pairs = {"loss": loss, "answers_from": answers_from, "class_weights": class_weights, "frozen_beside": frozen_beside}
     coordination = {"noise": gradient_noise, "scores": unimodal_scores}
     refuse_foreign(
         task,

@@ -16,6 +16,7 @@ _TASKS = {
     "gradient_noise": (_ANSWERS, _CLASSES),
     "unimodal_scores": (_ANSWERS, _CLASSES),
     "answers_from": (_ANSWERS,),
+    "frozen_beside": (_ANSWERS, _CLASSES),
     "class_weights": (_CLASSES,),
 }
 _LOSSES = {_MASKS: ("dice-cross-entropy", "dice-focal", "paper"), _ANSWERS: ("binary", "cross-entropy")}

@@ -189,6 +189,10 @@ class Method:
         if self.masking is not None and self.fusion != "co":
             expected, fix = "'co' where words and patches are hidden", "Choose fusion='co'."
             raise InputError(sentence("fusion", expected=expected, got=repr(self.fusion), fix=fix))
+        layer = None if self.masking is None else self.masking.patch_layer
+        if layer is not None and not 0 <= layer <= self.layers:
+            fix = "Leave it out for the last layer."
+            raise InputError(sentence("patch_layer", expected=f"a layer from 0 to {self.layers}", got=layer, fix=fix))
 
     @property
     def weights(self) -> dict[str, float]:
@@ -208,6 +212,7 @@ def from_json(found: Mapping[str, Any]) -> Method:
 
     Example:
         >>> from dataclasses import asdict
+        >>> from adaptmed.methods import umd
         >>> from_json(asdict(umd())) == umd()
         True
     """

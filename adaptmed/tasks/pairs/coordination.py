@@ -27,8 +27,8 @@ _NOISE = 11
 class Coordinator:
     """Scores both modalities alone, and scales their gradients by what came out.
 
-    The modality that answers better alone learns more slowly; its parameters are its LoRA, its projection and its
-    layers of the fusion. Poolers, type vectors and head belong to neither.
+    The modality that answers better alone learns more slowly; its parameters are its LoRA, its projection, its
+    layers of the fusion and what its encoder adds beside them. Poolers, type vectors and head belong to neither.
 
     Args:
         groups: Trained parameters of each modality.
@@ -55,6 +55,8 @@ class Coordinator:
         prefixes: dict[Modality, list[str]] = {
             side: [f"fusion.{side}_project", f"fusion.{side}_layers"] for side in SIDES
         }
+        if model.beside is not None:
+            prefixes = {side: [*names, f"beside.{side}"] for side, names in prefixes.items()}
         if model.online is not None:
             loras = {"image": model.online.online.image_lora, "text": model.online.online.text_lora}
             for side in SIDES:

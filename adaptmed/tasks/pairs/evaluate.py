@@ -104,11 +104,10 @@ def _task_of(run: Path) -> str:
 def _pairs(
     run: Path, adaptor: Adaptor, bank: Bank, rows: np.ndarray, *, device: str, precision: Precision
 ) -> dict[str, Any]:
-    head, facts = load_pair_head(run)
+    head, beside, facts = load_pair_head(run)
     judged = _judge_of(bank, facts)
-    task = PairTuning(
-        PairClassifier(adaptor.fusion, head), FinetuneSettings(precision=precision), answer_bce, seed=0, items=1
-    )
+    model = PairClassifier(adaptor.fusion, head, beside=beside)
+    task = PairTuning(model, FinetuneSettings(precision=precision), answer_bce, seed=0, items=1)
     reading = PairReading(bank)
     found = {"tuned": judged(predict(task, reading.pairs(rows), device), rows)}
     swapped = shuffled_image(task, reading, rows, seed=0, device=device)

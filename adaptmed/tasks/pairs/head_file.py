@@ -11,11 +11,12 @@ from torch import nn
 from adaptmed.errors import InputError, sentence
 from adaptmed.tasks.outputs import Outputs
 from adaptmed.tasks.pairs.answers import AnswerVocabulary
-from adaptmed.tasks.pairs.model import pair_head
+from adaptmed.tasks.pairs.model import Beside, PairClassifier, pair_head
 from adaptmed.tasks.pairs.settings import PairTask
 from adaptmed.tasks.run_folder import write_text_whole
 
 FACTS, TENSORS = "pair_head.json", "pair_head.safetensors"
+_BESIDE = "beside."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class PairHeadFacts:
         majority: Of answers: the most frequent one in training.
         multiclass: Of labels and classes: whether they exclude each other.
         left_out: Labels or classes without a logit, with the reason.
+        beside: Widths of the image's and the text's Tokens, where what they say is added to the joint vector.
     """
 
     task: PairTask
@@ -37,6 +39,7 @@ class PairHeadFacts:
     majority: str = ""
     multiclass: bool = True
     left_out: dict[str, str] = field(default_factory=dict)
+    beside: tuple[int, int] | None = None
 
     @property
     def vocabulary(self) -> AnswerVocabulary:
@@ -53,16 +56,20 @@ class PairHeadFacts:
         return Outputs(len(names), self.multiclass, unknown)
 
 
-def save_pair_head(folder: Path, head: nn.Module, facts: PairHeadFacts) -> None:
-    """Write a head; the facts last."""
+def save_pair_head(folder: Path, model: PairClassifier, facts: PairHeadFacts) -> None:
+    """Write the head of a model and what stands beside its fusion; the facts last."""
     fresh = folder / f".{TENSORS}.tmp"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, fresh)
+    parts = {"": model.head, _BESIDE: model.beside}
+    tensors = {
+        f"{of}{name}": t for of, part in parts.items() if part is not None for name, t in part.state_dict().items()
+    }
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh)
     fresh.replace(folder / TENSORS)
     write_text_whole(folder / FACTS, json.dumps(asdict(facts), indent=2) + "\n")
 
 
-def load_pair_head(folder: Path) -> tuple[nn.Module, PairHeadFacts]:
-    """Read the head of a run on pairs, in evaluation mode.
+def load_pair_head(folder: Path) -> tuple[nn.Module, Beside | None, PairHeadFacts]:
+    """Read the head of a run on pairs and what stands beside its fusion, in evaluation mode.
 
     Raises:
         InputError: There is none.
@@ -71,8 +78,14 @@ def load_pair_head(folder: Path) -> tuple[nn.Module, PairHeadFacts]:
         fix = "Name the run folder of `adaptmed finetune --task answering`, and run it to its end."
         raise InputError(sentence(str(folder), expected=f"a head in {FACTS}", got="none", fix=fix))
     values = json.loads((folder / FACTS).read_text())
-    facts = PairHeadFacts(**{**values, "names": tuple(values["names"])})
+    beside = tuple(values["beside"]) if values.get("beside") else None
+    facts = PairHeadFacts(**{**values, "names": tuple(values["names"]), "beside": beside})
+    tensors = load_file(folder / TENSORS)
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and replaced
         head = pair_head(facts.width, len(facts.names))
-    head.load_state_dict(load_file(folder / TENSORS))
-    return head.eval(), facts
+    head.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(_BESIDE)})
+    if facts.beside is None:
+        return head.eval(), None, facts
+    shown = Beside(*facts.beside, facts.width // 2)
+    shown.load_state_dict({name.removeprefix(_BESIDE): t for name, t in tensors.items() if name.startswith(_BESIDE)})
+    return head.eval(), shown.eval(), facts

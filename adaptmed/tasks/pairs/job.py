@@ -14,7 +14,14 @@ from adaptmed.tasks.online import Online, OnlineEncoders
 from adaptmed.tasks.pairs.baselines import known
 from adaptmed.tasks.pairs.coordination import COORDINATION, Coordinator, require_streams
 from adaptmed.tasks.pairs.goal import Goal
-from adaptmed.tasks.pairs.model import PairClassifier, joint_width, pair_head, trainable_pair_fusion
+from adaptmed.tasks.pairs.model import (
+    Beside,
+    PairClassifier,
+    joint_width,
+    pair_head,
+    token_widths,
+    trainable_pair_fusion,
+)
 from adaptmed.tasks.pairs.reading import PairReading
 from adaptmed.tasks.pairs.settings import PairChoices
 from adaptmed.tasks.pairs.training import PairTuning
@@ -75,7 +82,8 @@ class PairJob:
         with torch.random.fork_rng():
             torch.manual_seed(step_seed(choices.seed, -1))
             head = pair_head(joint_width(adaptor.fusion), len(goal.names))
-        model = PairClassifier(adaptor.fusion, head, online=online)
+        beside = Beside(*token_widths(adaptor.fusion), adaptor.fusion.width) if choices.frozen_beside else None
+        model = PairClassifier(adaptor.fusion, head, online=online, beside=beside)
         coordinator = None
         if choices.coordination is not None:
             log = None if log_folder is None else log_folder / COORDINATION

@@ -2,10 +2,12 @@
 
 from copy import deepcopy
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from adaptmed.fusion import Fusion
+from adaptmed.layers.pooling import masked_mean
 from adaptmed.layers.standardise import Standardise
 from adaptmed.tasks.image_classifier import train_used
 from adaptmed.tasks.online import OnlineEncoders
@@ -21,11 +23,43 @@ def pair_head(width: int, outputs: int, *, hidden: int | None = None) -> nn.Sequ
         hidden: Width between the two layers; ``None`` is that of the joint vector.
 
     Example:
+        >>> import torch
         >>> pair_head(512, 5)(torch.zeros(1, 512)).shape
         torch.Size([1, 5])
     """
     hidden = hidden or width
     return nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+class Beside(nn.Module):
+    """Adds to each half of a joint vector what the encoder of that side says of the whole, through one linear layer.
+
+    The papers tune their encoders, so that all they know can reach the joint vector. Here a fusion of few steps passes
+    on less of an image than its CLS and mean Tokens hold; this shows the head both. It starts at zero: at first the
+    joint vector is the fusion's alone. No half reads the other side, so that each can still be judged alone.
+
+    Args:
+        image_width: Width of the image encoder's Tokens.
+        text_width: Width of the text encoder's Tokens.
+        width: Of the fusion, half of the joint vector.
+    """
+
+    def __init__(self, image_width: int, text_width: int, width: int) -> None:
+        super().__init__()
+        self.image, self.text = nn.Linear(2 * image_width, width), nn.Linear(text_width, width)
+        for layer in (self.image, self.text):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, joint: Float[Tensor, "batch joint_width"], image: Tokens, text: Tokens, fusion: Fusion
+    ) -> Float[Tensor, "batch joint_width"]:
+        """Add both sides, standardised as the fusion does it."""
+        mean = masked_mean(image.values[:, image.prefix :], image.valid[:, image.prefix :])
+        of_image, of_text = fusion.get_submodule("image_standardise"), fusion.get_submodule("text_standardise")
+        seen = of_image(torch.stack([image.pooled.to(mean), mean], dim=1)).flatten(1)
+        read = of_text(text.pooled[:, None])[:, 0]
+        return joint + torch.cat([self.text(read), self.image(seen)], dim=1)
 
 
 class PairClassifier(nn.Module):
@@ -35,11 +69,14 @@ class PairClassifier(nn.Module):
         fusion: Reads the pair; stays as it is where nothing in it is trained.
         head: From the joint vector to logits.
         online: Encoders with LoRA, which then read pixels and word ids; ``None`` where Tokens come from the bank.
+        beside: Shows the head the encoders' own view beside the fusion's; ``None`` shows the fusion's alone.
     """
 
-    def __init__(self, fusion: Fusion, head: nn.Module, *, online: OnlineEncoders | None = None) -> None:
+    def __init__(
+        self, fusion: Fusion, head: nn.Module, *, online: OnlineEncoders | None = None, beside: Beside | None = None
+    ) -> None:
         super().__init__()
-        self.fusion, self.head, self.online = fusion, head, online
+        self.fusion, self.head, self.online, self.beside = fusion, head, online, beside
 
     def forward(self, inputs: Batch) -> Float[Tensor, "batch output"]:
         """Return logits in fp32."""
@@ -51,7 +88,8 @@ class PairClassifier(nn.Module):
             inputs = self.online(inputs)
         assert inputs.image is not None  # whoever reads pairs reads both sides
         assert inputs.text is not None
-        return self.fusion.fuse(inputs.image, inputs.text)[2]
+        joint = self.fusion.fuse(inputs.image, inputs.text)[2]
+        return joint if self.beside is None else self.beside(joint, inputs.image, inputs.text, self.fusion)
 
     def train(self, mode: bool = True) -> "PairClassifier":
         """Switch dropout on or off; a frozen fusion has none in training either."""
@@ -98,3 +136,8 @@ def trainable_pair_fusion(fusion: Fusion, image: Tokens, text: Tokens) -> Fusion
 def joint_width(fusion: Fusion) -> int:
     """Width of the joint vector: both sides of the fusion."""
     return 2 * fusion.width
+
+
+def token_widths(fusion: Fusion) -> tuple[int, int]:
+    """Widths of the image's and the text's Tokens."""
+    return fusion.config.image_width, fusion.config.text_width

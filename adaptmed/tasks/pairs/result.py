@@ -12,7 +12,7 @@ from adaptmed.tasks.pairs.baselines import frozen_heads, shuffled_image
 from adaptmed.tasks.pairs.head_file import PairHeadFacts, save_pair_head
 from adaptmed.tasks.pairs.job import PairJob
 from adaptmed.tasks.pairs.judging import answered, beside_answers, right_answers, whom
-from adaptmed.tasks.pairs.model import joint_width
+from adaptmed.tasks.pairs.model import PairClassifier, joint_width, token_widths
 from adaptmed.tasks.pairs.settings import ANSWERING
 from adaptmed.tasks.pairs.training import PairTuning, predict
 from adaptmed.tasks.run_folder import read_metrics, write_text_whole
@@ -55,7 +55,8 @@ def result_of(job: PairJob, tuning: PairTuning, out: Path, *, device: str) -> di
 def save(job: PairJob, tuning: PairTuning, result: Mapping[str, Any], out: Path) -> None:
     """Write the head, the adaptor and, as the sign that all is whole, the result."""
     goal, answering = job.goal, job.choices.task == ANSWERING
-    save_pair_head(out, tuning.model.head, _facts(job))
+    assert isinstance(tuning.model, PairClassifier)  # the job built it
+    save_pair_head(out, tuning.model, _facts(job))
     labels = () if answering else goal.names
     job.adaptor.eval().save_pretrained(out / "adaptor", metrics=_card(result, answering=answering), labels=labels)
     write_text_whole(out / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
@@ -82,7 +83,8 @@ def _test(job: PairJob, tuning: PairTuning, out: Path, *, device: str) -> dict[s
 def _facts(job: PairJob) -> PairHeadFacts:
     goal = job.goal
     width = joint_width(job.adaptor.fusion)
-    return PairHeadFacts(task=job.choices.task, width=width, names=goal.names, **goal.facts)
+    beside = token_widths(job.adaptor.fusion) if job.choices.frozen_beside else None
+    return PairHeadFacts(task=job.choices.task, width=width, names=goal.names, beside=beside, **goal.facts)
 
 
 def _card(result: Mapping[str, Any], *, answering: bool) -> dict[str, float | int | None]:

@@ -46,6 +46,8 @@ class PairChoices:
         image_lora: Fresh LoRA inside the image encoder; images are then read again and encoded in every step.
         text_lora: Fresh LoRA inside the text encoder, which then reads the word ids of the bank in every step.
         train_fusion: Whether the fusion learns too.
+        frozen_beside: Show the head beside the joint vector what the encoders say of the whole image and text; the
+            papers show the joint vector alone.
         loss: Of answers: ``binary`` is that of every answer on its own, as in the papers.
         class_weights: ``balanced`` weighs classes by the inverse of how often they come in the fraction.
         answers_from: Whose answers can be given: those of ``train`` (the fraction alone), or of ``all`` splits, as in
@@ -64,6 +66,7 @@ class PairChoices:
     image_lora: LoRA | None = None
     text_lora: LoRA | None = None
     train_fusion: bool = True
+    frozen_beside: bool = True
     loss: Literal["binary", "cross-entropy"] = "binary"
     class_weights: Literal["none", "balanced"] = "none"
     answers_from: Literal["train", "all"] = "train"

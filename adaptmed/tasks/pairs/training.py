@@ -114,6 +114,8 @@ class PairTuning(lightning.LightningModule):
         parts = [(model.head, settings.learning_rate, settings.weight_decay)]
         if isinstance(model, PairClassifier):
             parts.append((model.fusion, settings.fusion_learning_rate, settings.weight_decay))
+            if model.beside is not None:
+                parts.append((model.beside, settings.learning_rate, settings.weight_decay))
             if model.online is not None:
                 parts.append((model.online, settings.encoder_learning_rate, settings.encoder_weight_decay))
         groups = [

@@ -98,8 +98,8 @@ def test_answers_of_validate_and_test_decide_nothing(bank, run, tmp_path):
     poison = with_answers(bank, bank.subset("test"), "Plutonium")
     one, other = (tune(some, run, tmp_path / name) for some, name in ((bank, "one"), (poison, "other")))
     assert all(torch.equal(v, weights(tmp_path / "other")[k]) for k, v in weights(tmp_path / "one").items())
-    assert load_pair_head(tmp_path / "one")[1].names == ("a lung", "left", "no", "right", "yes")
-    assert load_pair_head(tmp_path / "other")[1] == load_pair_head(tmp_path / "one")[1]
+    assert load_pair_head(tmp_path / "one")[2].names == ("a lung", "left", "no", "right", "yes")
+    assert load_pair_head(tmp_path / "other")[2] == load_pair_head(tmp_path / "one")[2]
     assert one["kept"] == other["kept"]
     test = other["test"]
     assert (test["answers_outside_vocabulary"], one["test"]["answers_outside_vocabulary"]) == (32, 0)
@@ -107,7 +107,7 @@ def test_answers_of_validate_and_test_decide_nothing(bank, run, tmp_path):
     assert {test[arm]["overall"]["value"] for arm in arms} == {0.0}
     judged = with_answers(bank, bank.subset("validate")[:1], "Plutonium")
     tune(judged, run, tmp_path / "judged")
-    assert load_pair_head(tmp_path / "judged")[1] == load_pair_head(tmp_path / "one")[1]
+    assert load_pair_head(tmp_path / "judged")[2] == load_pair_head(tmp_path / "one")[2]
 
 
 def test_answers_outside_the_fraction_are_not_in_the_vocabulary(bank, run, tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_answers_outside_the_fraction_are_not_in_the_vocabulary(bank, run, tmp_p
     poison = with_answers(bank, rows[~inside], "Plutonium")
     for some, name in ((bank, "one"), (poison, "other")):
         tune(some, run, tmp_path / name, fraction=0.5)
-    assert load_pair_head(tmp_path / "one")[1] == load_pair_head(tmp_path / "other")[1]
+    assert load_pair_head(tmp_path / "one")[2] == load_pair_head(tmp_path / "other")[2]
     assert all(torch.equal(v, weights(tmp_path / "other")[k]) for k, v in weights(tmp_path / "one").items())
     results = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "other")]
     assert results[0] == results[1]
@@ -126,7 +126,7 @@ def test_answers_outside_the_fraction_are_not_in_the_vocabulary(bank, run, tmp_p
 def test_the_papers_vocabulary_is_an_option_and_written_down(bank, run, tmp_path):
     poison = with_answers(bank, bank.subset("test")[:1], "Plutonium")
     result = tune(poison, run, tmp_path / "out", answers_from="all")
-    assert "plutonium" in load_pair_head(tmp_path / "out")[1].names
+    assert "plutonium" in load_pair_head(tmp_path / "out")[2].names
     assert result["answers_from"] == "all"
     assert result["test"]["answers_outside_vocabulary"] == 0
 

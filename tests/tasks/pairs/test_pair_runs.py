@@ -15,9 +15,10 @@ from adaptmed.bank import Bank
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.lora import LoRA
+from adaptmed.model import Adaptor
 from adaptmed.tasks.pairs.evaluate import evaluate
 from adaptmed.tasks.pairs.head_file import load_pair_head
-from adaptmed.tasks.pairs.model import PairClassifier
+from adaptmed.tasks.pairs.model import Beside, PairClassifier, token_widths
 from adaptmed.tasks.pairs.settings import Coordination
 from adaptmed.tasks.run_folder import read_metrics, write_seen
 from tests.tasks.online_bank import write_online_bank
@@ -158,7 +159,7 @@ def test_labels_and_classes_of_pairs_are_judged_beside_heads_on_frozen_features(
     assert {"tuned", "shuffled_image", "frozen", "text_only"} <= test.keys()
     assert test["frozen"]["auroc"]["macro"]["value"] > 0.8
     names = ("healthy", "ill") if classes else ("a", "b")
-    assert load_pair_head(tmp_path / "out")[1].names == names
+    assert load_pair_head(tmp_path / "out")[2].names == names
     if classes:
         assert test["tuned"]["auroc"]["labels"]["unclear"]["reason"] == "no row of this class in the fraction"
     again = evaluate(tmp_path / "out", bank, device="cpu")["test"]
@@ -167,10 +168,9 @@ def test_labels_and_classes_of_pairs_are_judged_beside_heads_on_frozen_features(
 
 
 def test_the_saved_head_and_adaptor_give_the_judged_answers(bank, tuned):
-    from adaptmed.model import Adaptor
 
-    head, facts = load_pair_head(tuned)
-    model = PairClassifier(Adaptor.from_pretrained(tuned, load_encoders=False).fusion, head).eval()
+    head, beside, facts = load_pair_head(tuned)
+    model = PairClassifier(Adaptor.from_pretrained(tuned, load_encoders=False).fusion, head, beside=beside).eval()
     with torch.no_grad():
         said = model(bank.batch(bank.subset("test"), torch.float32)).argmax(dim=1)
     right = facts.vocabulary.numbers(bank.rows["answer"].iloc[bank.subset("test")]) == said
@@ -225,3 +225,27 @@ def test_another_banks_tokens_and_other_runs_are_refused_by_evaluate(bank, run, 
 def test_trained_weights_move(run, tuned):
     before = weights(run)
     assert any(not torch.equal(value, before[name]) for name, value in weights(tuned).items())
+
+
+def test_beside_the_fusion_each_half_shows_its_own_side_alone_and_nothing_at_first(bank, run):
+    fusion = Adaptor.from_pretrained(run, load_encoders=False).fusion.eval()
+    batch = bank.batch(bank.subset("train")[:6], torch.float32)
+    beside = Beside(*token_widths(fusion), fusion.width)
+    joint = torch.zeros(6, 2 * fusion.width)
+    assert torch.equal(beside(joint, batch.image, batch.text, fusion), joint)
+    for layer in (beside.image, beside.text):
+        torch.nn.init.normal_(layer.weight)
+    text, image = beside(joint, batch.image, batch.text, fusion).chunk(2, dim=1)
+    turned = batch.image.select(torch.arange(5, -1, -1))
+    other_text, other_image = beside(joint, turned, batch.text, fusion).chunk(2, dim=1)
+    assert torch.equal(other_text, text)
+    assert torch.equal(other_image.flip(0), image)
+    assert image.std(0).max() > 0.1
+
+
+def test_without_it_the_head_reads_the_fusion_alone(bank, run, tmp_path):
+    tune(bank, run, tmp_path / "out", frozen_beside=False)
+    _, beside, facts = load_pair_head(tmp_path / "out")
+    assert beside is None
+    assert facts.beside is None
+    assert evaluate(tmp_path / "out", bank, device="cpu")["test"]["tuned"]
