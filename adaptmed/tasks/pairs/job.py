@@ -22,7 +22,7 @@ from adaptmed.tasks.pairs.model import (
     token_widths,
     trainable_pair_fusion,
 )
-from adaptmed.tasks.pairs.reading import PairReading
+from adaptmed.tasks.pairs.reading import PairReading, frozen_features
 from adaptmed.tasks.pairs.settings import PairChoices
 from adaptmed.tasks.pairs.training import PairTuning
 from adaptmed.tasks.same_tokens import check_tokens
@@ -82,7 +82,7 @@ class PairJob:
         with torch.random.fork_rng():
             torch.manual_seed(step_seed(choices.seed, -1))
             head = pair_head(joint_width(adaptor.fusion), len(goal.names))
-        beside = Beside(*token_widths(adaptor.fusion), adaptor.fusion.width) if choices.frozen_beside else None
+        beside = self._beside() if choices.frozen_beside else None
         model = PairClassifier(adaptor.fusion, head, online=online, beside=beside)
         coordinator = None
         if choices.coordination is not None:
@@ -90,6 +90,12 @@ class PairJob:
             coordinator = Coordinator.of(model, choices.coordination, goal.score, log=log)
         settings, items = choices.settings, len(goal.rows.train)
         return PairTuning(model, settings, goal.loss, seed=choices.seed, items=items, coordinator=coordinator)
+
+    def _beside(self) -> Beside:
+        fusion = self.adaptor.fusion
+        beside = Beside(*token_widths(fusion), fusion.width)
+        beside.fit(frozen_features(self.bank, self.goal.rows.train, image=True))
+        return beside
 
     def _online(self) -> OnlineEncoders:
         choices, encoders = self.choices, self.adaptor.encoders

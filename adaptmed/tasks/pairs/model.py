@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adaptmed.fusion import Fusion
-from adaptmed.layers.pooling import masked_mean
 from adaptmed.layers.standardise import Standardise
+from adaptmed.tasks.features import pooled_path
 from adaptmed.tasks.image_classifier import train_used
 from adaptmed.tasks.online import OnlineEncoders
 from adaptmed.types import Batch, Tokens
@@ -38,6 +38,9 @@ class Beside(nn.Module):
     on less of an image than its CLS and mean Tokens hold; this shows the head both. It starts at zero: at first the
     joint vector is the fusion's alone. No half reads the other side, so that each can still be judged alone.
 
+    Images differ little in these beside what all of them share, so they are standardised over images, which the fusion,
+    over Tokens, does not do.
+
     Args:
         image_width: Width of the image encoder's Tokens.
         text_width: Width of the text encoder's Tokens.
@@ -46,20 +49,26 @@ class Beside(nn.Module):
 
     def __init__(self, image_width: int, text_width: int, width: int) -> None:
         super().__init__()
+        self.image_standardise, self.text_standardise = Standardise(2 * image_width), Standardise(text_width)
         self.image, self.text = nn.Linear(2 * image_width, width), nn.Linear(text_width, width)
         for layer in (self.image, self.text):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def fit(self, features: Float[Tensor, "n both_widths"]) -> None:
+        """Keep mean and deviation of what ``frozen_features`` reads of the training pairs."""
+        mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0)
+        cut = self.image.in_features
+        self.image_standardise.fit(mean[:cut], deviation[:cut])
+        self.text_standardise.fit(mean[cut:], deviation[cut:])
+
     def forward(
-        self, joint: Float[Tensor, "batch joint_width"], image: Tokens, text: Tokens, fusion: Fusion
+        self, joint: Float[Tensor, "batch joint_width"], image: Tokens, text: Tokens
     ) -> Float[Tensor, "batch joint_width"]:
-        """Add both sides, standardised as the fusion does it."""
-        mean = masked_mean(image.values[:, image.prefix :], image.valid[:, image.prefix :])
-        of_image, of_text = fusion.get_submodule("image_standardise"), fusion.get_submodule("text_standardise")
-        seen = of_image(torch.stack([image.pooled.to(mean), mean], dim=1)).flatten(1)
-        read = of_text(text.pooled[:, None])[:, 0]
-        return joint + torch.cat([self.text(read), self.image(seen)], dim=1)
+        """Add what both encoders say."""
+        seen = self.image(self.image_standardise(torch.cat(pooled_path(image), dim=1)))
+        read = self.text(self.text_standardise(text.pooled))
+        return joint + torch.cat([read, seen], dim=1)
 
 
 class PairClassifier(nn.Module):
@@ -89,7 +98,7 @@ class PairClassifier(nn.Module):
         assert inputs.image is not None  # whoever reads pairs reads both sides
         assert inputs.text is not None
         joint = self.fusion.fuse(inputs.image, inputs.text)[2]
-        return joint if self.beside is None else self.beside(joint, inputs.image, inputs.text, self.fusion)
+        return joint if self.beside is None else self.beside(joint, inputs.image, inputs.text)
 
     def train(self, mode: bool = True) -> "PairClassifier":
         """Switch dropout on or off; a frozen fusion has none in training either."""

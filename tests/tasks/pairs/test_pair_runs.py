@@ -232,12 +232,12 @@ def test_beside_the_fusion_each_half_shows_its_own_side_alone_and_nothing_at_fir
     batch = bank.batch(bank.subset("train")[:6], torch.float32)
     beside = Beside(*token_widths(fusion), fusion.width)
     joint = torch.zeros(6, 2 * fusion.width)
-    assert torch.equal(beside(joint, batch.image, batch.text, fusion), joint)
+    assert torch.equal(beside(joint, batch.image, batch.text), joint)
     for layer in (beside.image, beside.text):
         torch.nn.init.normal_(layer.weight)
-    text, image = beside(joint, batch.image, batch.text, fusion).chunk(2, dim=1)
+    text, image = beside(joint, batch.image, batch.text).chunk(2, dim=1)
     turned = batch.image.select(torch.arange(5, -1, -1))
-    other_text, other_image = beside(joint, turned, batch.text, fusion).chunk(2, dim=1)
+    other_text, other_image = beside(joint, turned, batch.text).chunk(2, dim=1)
     assert torch.equal(other_text, text)
     assert torch.equal(other_image.flip(0), image)
     assert image.std(0).max() > 0.1
