@@ -63,7 +63,11 @@ class Applied(Callback):
 
 def side_of(name):
     for side in ("image", "text"):
-        if any(f".{side}_{part}." in name for part in ("project", "layers")) or f"encoders.{side}." in name:
+        if (
+            any(f".{side}_{part}." in name for part in ("project", "layers"))
+            or f"encoders.{side}." in name
+            or f"beside.{side}." in name
+        ):
             return side
     return None
 
@@ -82,7 +86,7 @@ def test_head_and_what_the_joint_vector_needs_of_the_fusion_move_and_nothing_els
         assert same & names == set()
     assert result["trainable_parameters"] > 0
     state = SafetensorsCheckpointIO().load_checkpoint(tmp_path / "out" / LAST)["state_dict"]
-    assert {name.split(".")[1] for name in state} == {"fusion", "head"}
+    assert {name.split(".")[1] for name in state} == {"fusion", "head", "beside"}
     assert not any("standardise" in name for name in state)
 
 
