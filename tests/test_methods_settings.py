@@ -153,3 +153,8 @@ def test_methods_are_compared_by_value_and_cannot_be_changed():
     with pytest.raises(AttributeError, match="cannot assign to field 'width'"):
         methods.umd().width = 3
     assert {field.name for field in fields(Method)} >= {"masking", "schedule", "negatives", "negatives_by_label"}
+
+
+def test_a_patch_layer_that_the_fusion_has_not_is_refused_before_anything_runs():
+    with pytest.raises(InputError, match=r"`patch_layer`: expected a layer from 0 to 2, but got 3\. Leave it out"):
+        replace(methods.m3ae(), layers=2)

@@ -102,7 +102,6 @@ def test_the_share_that_is_hidden_is_the_methods(banks, tmp_path):
     [
         (tiny(UMD, patch_ratio=0.5), "views", r"masked views that hide 0\.5, but got 0\.75. Embed with that --mask-r"),
         (tiny(UMD, patch_ratio=0.99), "plain", r"`ratio`: .*leaves at least one of 16 patches, but got 0\.99"),
-        (replace(M3AE, layers=1), "plain", "`layer`: expected a layer from 0 to 1, but got 2"),
     ],
 )
 def test_methods_that_the_bank_cannot_serve(banks, tmp_path, method, bank, message):
