@@ -134,8 +134,8 @@ def _modulate_at_once(gradients: list[Tensor], factor: Float[Tensor, ""], genera
     if generator is None:
         torch._foreach_mul_(gradients, factor)
         return
-    noise = [_normal(gradient, generator) for gradient in gradients]
-    torch._foreach_mul_(noise, (_spread(gradients) + _LEAST_SPREAD).tolist())
+    drawn = [_normal(gradient, generator) for gradient in gradients]
+    noise = torch._foreach_mul(drawn, (_spread(gradients) + _LEAST_SPREAD).tolist())
     torch._foreach_mul_(gradients, factor)
     torch._foreach_add_(gradients, noise)
 
@@ -143,10 +143,11 @@ def _modulate_at_once(gradients: list[Tensor], factor: Float[Tensor, ""], genera
 def _modulate_in_turn(gradients: list[Tensor], factor: float, generator: torch.Generator | None) -> None:
     """One gradient after the other, each of which stays in the cache of a CPU."""
     for gradient in gradients:
-        spread = 0.0 if generator is None else _deviation(gradient)
-        gradient.mul_(factor)
-        if generator is not None:
-            gradient.add_(_normal(gradient, generator), alpha=spread + _LEAST_SPREAD)
+        if generator is None:
+            gradient.mul_(factor)
+        else:
+            spread = _deviation(gradient) + _LEAST_SPREAD
+            gradient.mul_(factor).add_(_normal(gradient, generator), alpha=spread)
 
 
 def _deviation(gradient: Tensor) -> float:
@@ -155,7 +156,7 @@ def _deviation(gradient: Tensor) -> float:
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Return normal numbers in the shape of a tensor, on its device."""
+    """Return normal numbers in the shape of a tensor, on its device; to be read, they may be part of the table."""
     count = like.numel()
     if like.is_cuda or count > _TABLE_SIZE:
         seed = int(torch.randint(2**62, (), generator=generator))

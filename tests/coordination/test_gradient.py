@@ -10,7 +10,7 @@ from scipy.stats import kstest
 from torch import nn
 from torch.nn import functional
 
-from adaptmed.coordination.gradient import coefficients, modality_groups, modulate
+from adaptmed.coordination.gradient import _modulate_at_once, _modulate_in_turn, coefficients, modality_groups, modulate
 from adaptmed.coordination.scores import class_score, label_score, last_linear_logits, logits_alone
 from adaptmed.errors import InputError
 
@@ -261,3 +261,14 @@ def test_a_whole_step_holds_back_the_modality_that_answers_alone():
     assert k_image < 0.9
     assert k_text == 1
     assert loss < 0.05
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_all_at_once_as_on_a_gpu_and_one_after_the_other_are_the_same(seed):
+    found = []
+    for way, factor in ((_modulate_at_once, torch.tensor(0.75)), (_modulate_in_turn, 0.75)):
+        gradients = [gradient.clone() for side in two_groups() for gradient in side]
+        way(gradients, factor, None if seed is None else torch.Generator().manual_seed(seed))
+        found.append(gradients)
+    for at_once, in_turn in zip(*found, strict=True):
+        torch.testing.assert_close(at_once, in_turn, rtol=1e-3, atol=1e-3 * in_turn.std().item())
