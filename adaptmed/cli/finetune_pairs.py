@@ -120,9 +120,19 @@ def _cautions(result: dict[str, Any]) -> list[str]:
             found.append(f"{count} test questions have an answer that training never gives; they count as wrong.")
         if test.get("shuffled_image", {}).get("reason"):
             found.append(f"No image could be exchanged: {test['shuffled_image']['reason']}.")
-        if test["patients_seen_in_training"]:
-            count = test["patients_seen_in_training"]
-            found.append(f"{count} test patients were seen in training; the numbers are too good.")
+    return found + patient_cautions(result)
+
+
+def patient_cautions(result: dict[str, Any]) -> list[str]:
+    """Say what must be known of the patients behind a result of pairs.
+
+    Args:
+        result: Of a fine-tuning, an evaluation or a retrieval.
+    """
+    found, test = [], result["test"]
+    if test is not None and test["patients_seen_in_training"]:
+        count = test["patients_seen_in_training"]
+        found.append(f"{count} test patients were seen in training; the numbers are too good.")
     if not result["patients_of_pretraining_known"]:
         found.append("Which patients the adaptor was pre-trained on is not known: nobody checked them.")
     if not result["patient_column"]:

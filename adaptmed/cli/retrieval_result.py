@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptmed.cli.finetune_pairs import patient_cautions
+
 if TYPE_CHECKING:
     from adaptmed.bank import Bank
 
@@ -65,11 +67,4 @@ def _cautions(result: dict[str, Any]) -> list[str]:
         found.append(f"Nothing was re-ranked: {test['reranked']['reason']}.")
     if test["pairs"] < test["pairs_of_split"]:
         found.append(f"{test['pairs']} of {test['pairs_of_split']} test pairs were drawn (seed {result['seed']}).")
-    if test["patients_seen_in_training"]:
-        count = test["patients_seen_in_training"]
-        found.append(f"{count} test patients were seen in training; the numbers are too good.")
-    if not result["patients_of_pretraining_known"]:
-        found.append("Which patients the adaptor was pre-trained on is not known: nobody checked them.")
-    if not result["patient_column"]:
-        found.append("The table has no patient column: every row is taken as its own patient.")
-    return found
+    return found + patient_cautions(result)
