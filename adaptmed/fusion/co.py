@@ -7,6 +7,7 @@ pre-training and heterogeneity-combat tuning", arXiv:2404.06057 (UMD).
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,7 +41,8 @@ class CoFusion(nn.Module):
 
     Every parameter serves the pair: matching reads both poolers and, through them, both stacks. Neither paper
     contrasts the embeddings, so the temperature is a saved constant (0.07), not a parameter, and there are no other
-    layers behind the poolers.
+    layers behind the poolers. Dense layers start at N(0, 0.02 √(768 / width)): at the papers' width as BERT does, and
+    a narrower fusion passes on as much of the other modality, where 0.02 at 128 would leave 5 % of it.
 
     Deviations from the released code, on purpose: inputs are standardised; attention weights are not dropped (the
     branch around them is); the first *valid* token is pooled; images without a prefix token are pooled by their mean;
@@ -66,7 +68,7 @@ class CoFusion(nn.Module):
         self.image_pool = nn.Linear(config.width, config.width)
         self.text_pool = nn.Linear(config.width, config.width)
         self.register_buffer("log_scale", torch.tensor(math.log(1 / 0.07)))
-        self.apply(_start)
+        self.apply(partial(_start, width=config.width))
 
     def scale(self) -> Float[Tensor, ""]:
         """Factor on cosine similarities, 1 / temperature, never above 100."""
@@ -175,10 +177,10 @@ def _layers(config: CoConfig) -> nn.ModuleList:
     return nn.ModuleList(CoBlock(config.width, config.heads, config.dropout) for _ in range(config.layers))
 
 
-def _start(module: nn.Module) -> None:
-    """Start a dense layer as BERT does: N(0, 0.02), no bias."""
+def _start(module: nn.Module, *, width: int) -> None:
+    """Start a dense layer as BERT does, N(0, 0.02) and no bias, and a narrower one so that it passes on as much."""
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=0.02 * math.sqrt(768 / width))
         nn.init.zeros_(module.bias)
 
 

@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adaptmed.bank import Bank, BankLoader
 from adaptmed.data.images import from_bytes
-from adaptmed.encoders import words_of
+from adaptmed.encoders import Words, words_of
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import CoFusion
 from adaptmed.fusion.config import to_json
 from adaptmed.lora.settings import Tunable
 from adaptmed.methods import Method
 from adaptmed.model import Adaptor
+from adaptmed.pretext.word import TiedWordHead
 from adaptmed.tasks.masking import Masker, Source, cell_px, masked_source, stored_views
 from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
 from adaptmed.tasks.pretext_file import load_pretext
@@ -95,8 +96,10 @@ class PretrainJob:
             text = adaptor.encoders.load_text().text
             assert text is not None  # it was just loaded
             self._freeze_what_is_not_tuned()
-            values = 3 * cell_px(self.bank) ** 2
-            pretext = build_pretext(method, adaptor.width, words=words_of(text), cell_values=values)
+            values, words = 3 * cell_px(self.bank) ** 2, words_of(text)
+            pretext = build_pretext(method, adaptor.width, words=words, cell_values=values)
+            if isinstance(pretext["words"], TiedWordHead):
+                pretext["words"].start_at_frequencies(_word_counts(self.bank, self.train, words))
             masker = Masker(adaptor.encoders, method.masking, self.source)
             if self.pretext is not None:
                 load_pretext(self.pretext, pretext)
@@ -172,6 +175,16 @@ def _known_labels(bank: Bank, rows: Rows) -> Float[Tensor, "n label"]:
         return labels
     numbers = bank.class_numbers(rows).float()
     return torch.cat([labels, numbers.masked_fill(numbers < 0, torch.nan)[:, None]], dim=1)
+
+
+def _word_counts(bank: Bank, rows: Rows, words: Words) -> Int[Tensor, " word"]:
+    """How often each word stands in the texts of ``rows``; the encoder's special tokens, never hidden, count for 0."""
+    counts = torch.zeros(len(words.embeddings), dtype=torch.long)
+    for some in np.array_split(rows, -(-len(rows) // 1024)):
+        ids, valid = bank.input_ids(some)
+        counts += torch.bincount(ids[valid].long(), minlength=len(counts))
+    counts[list(words.special_ids)] = 0
+    return counts
 
 
 def fresh_adaptor(bank: Bank, method: Method, rows: Rows, *, seed: int) -> Adaptor:

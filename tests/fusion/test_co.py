@@ -225,10 +225,11 @@ def test_the_light_size_leaves_room_for_pretraining_under_a_tenth_of_the_encoder
     assert sum(p.numel() for p in light.parameters()) == 13_167_104 < 0.07 * (VIT_B + BERT_BASE)
 
 
-def test_it_starts_as_bert_does():
-    fusion = CoFusion(CoConfig(image_width=64, text_width=64, width=64, layers=1))
+@pytest.mark.parametrize(("width", "std"), [(768, 0.02), (192, 0.04), (48, 0.08)])
+def test_it_starts_as_bert_does_and_a_narrower_one_passes_on_as_much(width, std):
+    fusion = CoFusion(CoConfig(image_width=64, text_width=64, width=width, heads=4, layers=1))
     weights = torch.cat([p.flatten() for name, p in fusion.named_parameters() if p.ndim == 2])
-    assert abs(weights.std() - 0.02) < 1e-3
+    assert abs(weights.std() / std - 1) < 0.02
     assert not any(p.any() for name, p in fusion.named_parameters() if name.endswith("bias"))
 
 

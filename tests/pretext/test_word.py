@@ -60,6 +60,15 @@ def test_the_tied_head_by_hand():
     torch.testing.assert_close(logits, torch.tensor([1.0, -2.0, 5.0]), atol=1e-4, rtol=0)
 
 
+def test_the_tied_head_starts_at_the_frequencies_of_words():
+    """Where tokens say nothing, the loss is the entropy of the words: nothing is left to learn from counts."""
+    head = TiedWordHead(2, torch.zeros(4, 3))
+    head.start_at_frequencies(torch.tensor([60, 30, 10, 0]))
+    guess = head(torch.randn(5, 2)).softmax(1)
+    torch.testing.assert_close(guess, torch.tensor([0.6, 0.3, 0.1, 0.0]).expand(5, 4), atol=2e-3, rtol=0)
+    assert guess[:, 3].gt(0).all()  # a word that training texts lack is not excluded
+
+
 def test_the_paper_head_is_berts():
     """Dense, norm and decoder of RoBERTa-base's vocabulary: the size M3AE trains."""
     with torch.device("meta"):

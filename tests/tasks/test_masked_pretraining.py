@@ -1,5 +1,6 @@
 """Masked pre-training: each distinct pass once, all that is trained moves and nothing else, and it resumes exactly."""
 
+from collections import Counter as Counts
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed import methods
+from adaptmed.encoders import words_of
 from adaptmed.fusion import CoFusion
 from adaptmed.pretext.masking import mask_words
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.pretrain import pretrain
+from adaptmed.tasks.pretrain import pairs_of, pretrain
+from adaptmed.tasks.pretrain_job import PretrainJob
 from adaptmed.tasks.run_folder import BEST, LAST
 from adaptmed.tasks.seeds import step_seed
 from tests.tasks.masked_bank import M3AE, UMD, Watch, assert_equal, tensors_of, tiny, write_masked_banks
@@ -99,6 +102,21 @@ def test_all_that_trains_has_a_gradient_and_moves_and_all_else_stays(banks, tmp_
     assert sum(name.startswith("masker.encoders.image.") for name in frozen) > 20
     assert sum(name.startswith("masker.encoders.text.") for name in frozen) > 20
     assert ("pretext.words.embeddings" in frozen) == (method != "m3ae-untied")
+
+
+def test_the_tied_head_starts_at_the_frequencies_of_the_words_it_trains_on(banks):
+    bank = banks["plain"]
+    job = PretrainJob(bank, UMD, pairs_of(bank, "train"), pairs_of(bank, "validate"), seed=0)
+    bias = job.task(1).pretext["words"].bias.detach()
+    special = words_of(job.adaptor.encoders.text).special_ids
+    texts = [bank.input_ids(np.array([row])) for row in job.train]
+    counts = Counts(word for ids, valid in texts for word in ids[valid].tolist() if word not in special)
+    both = counts.most_common()[0], counts.most_common()[-1]
+    assert both[0][1] > both[1][1]
+    gap = (bias[both[0][0]] - bias[both[1][0]]).item()
+    assert gap == pytest.approx(np.log((both[0][1] + 0.1) / (both[1][1] + 0.1)), abs=1e-4)
+    assert bias.exp().sum().item() == pytest.approx(1, abs=1e-4)
+    assert (bias[list(special)] == bias.min()).all()
 
 
 def test_the_word_embeddings_are_the_encoders_own_and_stand_in_no_file(banks, tmp_path):
