@@ -2,7 +2,7 @@
 
 Run: python benchmarks/masked_words.py [RUN BANK]
 RUN is a run folder of `adaptmed pretrain --method umd` (or m3ae), BANK a bank of the phantom's reports by the same
-encoders; by default those that `python benchmarks/answering.py` leaves in runs/bench/answering-2024. In every test
+encoders; by default those that `python benchmarks/answering.py` leaves in runs/bench/answering-2025. In every test
 report one word that says side, zone or severity is replaced by [MASK] before the text encoder.
 Bar: accuracy with the right image - accuracy with the image of another patient: interval above 0, over patients.
 Beside it, law 14: a word of random-word sentences, read by a linear model from what the text encoder gives when the
@@ -35,8 +35,8 @@ RANDOM_WORDS = "apple river stone cloud table green seven horse paper light musi
 def main() -> None:
     """Print both figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, nargs="?", default=Path("runs/bench/answering-2024/umd-0"))
-    parser.add_argument("bank", type=Path, nargs="?", default=Path("runs/bench/answering-2024/reports"))
+    parser.add_argument("run", type=Path, nargs="?", default=Path("runs/bench/answering-2025/umd-0"))
+    parser.add_argument("bank", type=Path, nargs="?", default=Path("runs/bench/answering-2025/reports"))
     arguments = parser.parse_args()
     bank, adaptor = Bank.open(arguments.bank), Adaptor.from_pretrained(arguments.run, load_encoders=False)
     encoder = adaptor.encoders.load_text().text
