@@ -70,13 +70,16 @@ def pretrain(
 
     Raises:
         InputError: If the bank has fewer than two training pairs, ``out`` holds another run, the batch size is no
-            multiple of the number of processes, or ``start`` has another shape or other encoders.
+            multiple of the number of processes, ``start`` has another shape or other encoders, or negatives are to
+            differ in labels and the bank has none.
         OverlapError: If a patient stands in two of the splits.
         NonFiniteLossError: If a loss becomes NaN; the last good checkpoint stays.
         TerminatedError: If SIGTERM came; a checkpoint was written.
         LostProcessError: If another process has ended.
     """
     train, validate = trained_pairs(bank), pairs_of(bank, "validate")
+    if method.negatives_by_label:
+        _require_labels(bank)
     job = PretrainJob(bank, method, train, validate, seed, online, start)
     config = run_config(bank, method, seed=seed, precision=precision, online=online, start=start)
     how: dict[str, Any] = {"precision": precision, "device": device, "strategy": strategy, "progress": progress}
@@ -218,6 +221,12 @@ def run_config(
         "online": None if online is None else {k: v for k, v in asdict(online).items() if k != "workers"},
         "start_sha256": None if start is None else sha256_of(find_adaptor(start) / TENSOR_FILE),
     }
+
+
+def _require_labels(bank: Bank) -> None:
+    if not bank.info.labels and bank.info.class_column is None:
+        expected, fix = "labels or classes for --negatives-by-label", "Embed with --labels, or leave the option out."
+        raise InputError(sentence(str(bank.folder), expected=expected, got="neither", fix=fix))
 
 
 def _seen_patients(bank: Bank, train: NDArray[np.int64], validate: NDArray[np.int64]) -> list[str]:

@@ -231,6 +231,14 @@ def test_negatives_by_label_are_no_pairs_of_the_same_labels_and_count_as_labels_
             finetune(banks["views"], tmp_path / run, tmp_path / "tuned", fraction=0.5)
 
 
+def test_without_any_label_or_class_that_option_is_refused(banks, tmp_path):
+    info = replace(banks["views"].info, labels=())
+    bank = Bank(banks["views"].folder, info, banks["views"].rows)
+    with pytest.raises(InputError, match=r"labels or classes for --negatives-by-label, but got neither"):
+        pretrain(bank, replace(UMD, negatives_by_label=True), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_that_option_no_label_is_read(banks, tmp_path, monkeypatch):
     choices = Choices(monkeypatch)
     monkeypatch.setattr(Bank, "labels", lambda *_: pytest.fail("a label was read"))
