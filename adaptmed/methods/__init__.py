@@ -53,8 +53,9 @@ def m3ae(*, size: Literal["light", "paper"] = "light") -> Method:
     (with LoRA if asked); patches are the cells of the bank's layout; whole words are hidden, which the released code
     means to do but does not with RoBERTa; norms have no weight decay; the rate falls as a cosine where the released one
     falls linearly. ``light`` has a narrower patch decoder (192 instead of 384), words compared with the frozen word
-    embeddings, and optimiser settings of our own. ``paper`` takes the released ones: batch 256, AdamW 5e-5 for all that
-    is trained here, weight decay 0.01, 10 % warm-up; its 100,000 steps are 100 epochs here, or what --epochs says.
+    embeddings by a head whose biases start at the words' frequencies, and optimiser settings of our own. ``paper``
+    takes the released ones: batch 256, AdamW 5e-5 for all that is trained here, weight decay 0.01, 10 % warm-up; its
+    100,000 steps are 100 epochs here, or what --epochs says.
 
     Args:
         size: ``light`` is 256 wide with 4 heads, ``paper`` 768 wide with 12; six layers per modality in both.

@@ -40,8 +40,8 @@ class TiedWordHead(nn.Module):
     def start_at_frequencies(self, counts: Int[Tensor, " word"]) -> None:
         """Start every word's bias at the log of its share, so that no step is spent on learning how common words are.
 
-        Reports use a few hundred of an encoder's 30,000 words. On phantom seed 2024 a fusion of 3 layers, 128 wide, had
-        a loss of 3.9 after 200 steps of 32 reports instead of 6.2.
+        Reports use a few hundred of an encoder's 30,000 words. On phantom seed 2024 a fusion of 3 layers, 128 wide,
+        trained on hidden words alone, had a loss of 3.9 over the first 200 steps of 32 reports instead of 6.2.
 
         Args:
             counts: How often each word stands in the training texts; every word counts for 0.1 more.

@@ -98,11 +98,11 @@ class PretrainJob:
             self._freeze_what_is_not_tuned()
             values, words = 3 * cell_px(self.bank) ** 2, words_of(text)
             pretext = build_pretext(method, adaptor.width, words=words, cell_values=values)
-            if isinstance(pretext["words"], TiedWordHead):
-                pretext["words"].start_at_frequencies(_word_counts(self.bank, self.train, words))
             masker = Masker(adaptor.encoders, method.masking, self.source)
             if self.pretext is not None:
                 load_pretext(self.pretext, pretext)
+            elif isinstance(pretext["words"], TiedWordHead):
+                pretext["words"].start_at_frequencies(_word_counts(self.bank, self.train, words))
             freeze_unused(adaptor.fusion, method)
             return Pretraining(adaptor.fusion, method, pretext=pretext, masker=masker, **options)
 
