@@ -150,7 +150,7 @@ class CutBatch:
         """Take the mean over the whole batch from a mean over ``count`` entries of this process, with gradients."""
         if self.processes.world == 1:
             return mine
-        total, entries = self.all_gather(torch.stack([mine * count, count.to(mine)])).sum(0)
+        total, entries = self._gather(torch.stack([mine * count, count.to(mine)])).sum(0)
         return total / entries.clamp(min=1)
 
     def whole(self, part: Shaped[Tensor, "mine *any"]) -> Shaped[Tensor, "batch *any"]:
@@ -158,7 +158,7 @@ class CutBatch:
         if self.processes.world == 1:
             return part
         counts = self._all(len(part))
-        stacked = self.all_gather(_padded(part, 0, max(counts)))
+        stacked = self._gather(_padded(part, 0, max(counts)))
         return stacked.transpose(0, 1).flatten(0, 1)[: sum(counts)]
 
     def tokens_of(self, tokens: Tokens, items: Int[Tensor, " k"]) -> Tokens:
@@ -179,11 +179,21 @@ class CutBatch:
         place[order] = torch.arange(len(items), device=items.device) - (counts.cumsum(0) - counts)[owner[order]]
 
         def fetched(part: Tensor) -> Tensor:
-            return self.all_gather(_padded(part, 0, most))[owner, place]
+            return self._gather(_padded(part, 0, most))[owner, place]
 
         values, valid = _padded(mine.values, 1, longest), _padded(mine.valid, 1, longest)
         valid = fetched(valid.to(torch.uint8)).bool()
-        return Tokens(fetched(values), valid, fetched(mine.pooled), mine.grid, mine.prefix)
+        values, pooled = fetched(values).to(values.dtype), fetched(mine.pooled).to(mine.pooled.dtype)
+        return Tokens(values, valid, pooled, mine.grid, mine.prefix)
+
+    def _gather(self, part: Tensor) -> Tensor:
+        """Gather numbers as float32 and outside autocast.
+
+        Every process must send the same dtype, but one without items has values that no autocast has touched; and
+        autocast to bf16 on the CPU cannot stack float16, which is how a bank stores Tokens.
+        """
+        with torch.autocast(part.device.type, enabled=False):
+            return self.all_gather(part.float() if part.is_floating_point() else part)
 
     def _all(self, count: int) -> list[int]:
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"

@@ -47,7 +47,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(data):
-    found = start_two(data, "exchange", *TRAINED, "embed", "embed-volumes", "embed-masked")
+    found = start_two(data, "exchange", *TRAINED, "mixed", "embed", "embed-volumes", "embed-masked")
     assert found.returncode == 0, found.stderr[-4000:]
     return data
 
@@ -55,7 +55,7 @@ def two(data):
 @pytest.fixture(scope="module")
 def one(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    for scenario in ("exchange", *TRAINED):
+    for scenario in ("exchange", *TRAINED, "mixed"):
         (folder / scenario).mkdir()
         SCENARIOS[scenario](folder / scenario, data)
     return folder
@@ -90,6 +90,14 @@ def test_losses_and_gradients_of_two_processes_are_those_of_one(one, two, scenar
         elif kind == "gradient" and scenario != "moving":  # after the first update rounding has gone its own way
             largest = max(other.abs().max() for key, other in alone.items() if key.startswith(f"gradient {step} "))
             assert (together[name] - value).abs().max() <= 1e-6 * largest, name
+
+
+def test_mixed_precision_on_float16_tokens_is_shared_too(one, two):
+    alone, together = found_by(one, "mixed"), found_by(two, "mixed")
+    losses = {name for name in alone if name.startswith("loss")}
+    assert {name for name in together if name.startswith("loss")} == losses
+    for name in losses:
+        assert together[name].item() == pytest.approx(alone[name].item(), rel=2e-2, abs=1e-3), name
 
 
 @pytest.mark.parametrize("scenario", TRAINED)

@@ -161,6 +161,7 @@ class Gathered(torch.autograd.Function):
 SCENARIOS = {
     "exchange": lambda out, _: exchange(out),
     "still": lambda out, data: record(out, Bank.open(data / "bank-55"), STILL),
+    "mixed": lambda out, data: record(out, Bank.open(data / "bank-55"), STILL, precision="bf16"),
     "clipped": lambda out, data: record(out, Bank.open(data / "bank"), CLIPPED),
     "moving": lambda out, data: record(out, Bank.open(data / "bank"), PLAIN),
     "lora": lambda out, data: record(out, Bank.open(data / "online" / "bank"), TUNED, online=ONLINE),
