@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FRONT_DOOR = ("__init__", "__main__")
 STEPS = (
-    "types errors",
+    "types errors files",
     "layers",
     "encoders fusion pretext objectives bank data heads metrics",
     "lora coordination",

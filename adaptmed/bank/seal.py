@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from adaptmed.bank.files import sha256_of, write_json, written_whole
 from adaptmed.bank.format import (
     INFO,
     REJECTS,
@@ -24,6 +23,7 @@ from adaptmed.bank.layout import Layout
 from adaptmed.bank.shards import Shard
 from adaptmed.bank.write import read_shards
 from adaptmed.errors import BankError, sentence
+from adaptmed.files import sha256_of, write_json, written_whole
 
 
 def seal(

@@ -8,11 +8,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adaptmed.bank.files import sha256_of
 from adaptmed.bank.format import INFO, ROWS, BankInfo
 from adaptmed.bank.layout import DTYPES
 from adaptmed.bank.shards import Shard, tap_names
 from adaptmed.errors import BankError, sentence
+from adaptmed.files import sha256_of
 
 _OWN_DTYPES = {
     "pixels": torch.uint8,

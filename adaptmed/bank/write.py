@@ -12,10 +12,11 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adaptmed.bank.files import read_json, sha256_of, write_json, written_whole
+from adaptmed.bank.files import read_json
 from adaptmed.bank.format import INFO, PLAN, SHARDS, Kind, Plan
 from adaptmed.bank.shards import Shard, StoredTap, tap_names
 from adaptmed.errors import BankError, sentence
+from adaptmed.files import sha256_of, write_json, written_whole
 from adaptmed.types import TokenIds, Tokens
 
 _LATER = {"taps": 0, "pixels": False, "image.plane": None, "image.window": None, "image.mask_ratio": None}

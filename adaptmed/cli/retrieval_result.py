@@ -22,8 +22,8 @@ def evaluate_retrieval(run: Path, bank: "Bank", out: Path | None, options: dict[
     Returns:
         The file that was written.
     """
+    from adaptmed.files import write_text_whole
     from adaptmed.tasks.retrieval_judging import judge_retrieval
-    from adaptmed.tasks.run_folder import write_text_whole
 
     result = judge_retrieval(run, bank, progress=True, **options)
     target = out or run / f"retrieval-{bank.folder.resolve().name}.json"

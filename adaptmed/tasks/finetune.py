@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed.bank import Bank
-from adaptmed.bank.files import sha256_of
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import sha256_of
 from adaptmed.lora import LoRA
 from adaptmed.model import Adaptor
 from adaptmed.saving import TENSOR_FILE, find_adaptor

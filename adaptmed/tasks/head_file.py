@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import write_text_whole
 from adaptmed.heads.linear import LinearHead, paper_head
-from adaptmed.tasks.run_folder import write_text_whole
 
 FACTS, TENSORS = "head.json", "head.safetensors"
 

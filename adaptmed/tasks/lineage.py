@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from adaptmed.errors import InputError, sentence
-from adaptmed.tasks.run_folder import read_config, read_seen, write_text_whole
+from adaptmed.files import write_text_whole
+from adaptmed.tasks.run_folder import read_config, read_seen
 
 TUNED_BY = "tuned_by.json"
 

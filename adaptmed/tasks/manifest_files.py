@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptmed.bank import Bank
-from adaptmed.bank.files import sha256_of
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import sha256_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
 from adaptmed.bank import Bank, BankLoader
-from adaptmed.bank.files import sha256_of
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError, sentence
+from adaptmed.files import sha256_of
 from adaptmed.methods import Method
 from adaptmed.model import Adaptor
 from adaptmed.saving import TENSOR_FILE, find_adaptor

@@ -6,18 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import write_text_whole
 
 CONFIG, METRICS, SEEN = "config.json", "metrics.jsonl", "patients_seen.json"
 LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
 PREVIOUS = Path("checkpoints/previous.safetensors")
-
-
-def write_text_whole(path: Path, text: str) -> None:
-    """Write a text file beside ``path`` and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.tmp")
-    fresh.write_text(text)
-    fresh.replace(path)
 
 
 def open_run(out: Path, config: Mapping[str, Any]) -> None:

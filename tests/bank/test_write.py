@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from adaptmed.bank import Bank, BankInfo, Plan
-from adaptmed.bank.files import written_whole
 from adaptmed.bank.seal import seal
 from adaptmed.bank.write import begin, pending_shards, require_space, write_image_shard
 from adaptmed.errors import BankError
+from adaptmed.files import written_whole
 from adaptmed.types import Tokens
 
 FACTS = BankInfo(manifest="m.csv", manifest_sha256="m" * 64)

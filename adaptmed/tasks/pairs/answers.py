@@ -14,8 +14,8 @@ from torch import Tensor
 
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import write_text_whole
 from adaptmed.tasks.pairs.rows import Reject, pair_rows
-from adaptmed.tasks.run_folder import write_text_whole
 
 Rows = Int[np.ndarray, " n"]
 _CLOSED = ("yes", "no")

@@ -10,6 +10,7 @@ import torch
 
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import write_text_whole
 from adaptmed.model import Adaptor
 from adaptmed.objectives.supervised import answer_bce
 from adaptmed.tasks.features import adaptor_variants
@@ -27,7 +28,7 @@ from adaptmed.tasks.pairs.reading import PairReading
 from adaptmed.tasks.pairs.result import ONE_PATIENT, RESULT
 from adaptmed.tasks.pairs.settings import ANSWERING, CLASSIFICATION
 from adaptmed.tasks.pairs.training import PairTuning, predict
-from adaptmed.tasks.run_folder import read_config, read_seen, write_text_whole
+from adaptmed.tasks.run_folder import read_config, read_seen
 from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.trainer import Precision
 

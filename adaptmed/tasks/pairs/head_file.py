@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import write_text_whole
 from adaptmed.tasks.outputs import Outputs
 from adaptmed.tasks.pairs.answers import AnswerVocabulary
 from adaptmed.tasks.pairs.model import Beside, PairClassifier, pair_head
 from adaptmed.tasks.pairs.settings import PairTask
-from adaptmed.tasks.run_folder import write_text_whole
 
 FACTS, TENSORS = "pair_head.json", "pair_head.safetensors"
 _BESIDE = "beside."

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adaptmed.files import write_text_whole
 from adaptmed.model import trainable_parameters
 from adaptmed.tasks.labelled import patients_of
 from adaptmed.tasks.pairs.answers import truncated_questions, write_answers
@@ -15,7 +16,7 @@ from adaptmed.tasks.pairs.judging import answered, beside_answers, right_answers
 from adaptmed.tasks.pairs.model import PairClassifier, joint_width, token_widths
 from adaptmed.tasks.pairs.settings import ANSWERING
 from adaptmed.tasks.pairs.training import PairTuning, predict
-from adaptmed.tasks.run_folder import read_metrics, write_text_whole
+from adaptmed.tasks.run_folder import read_metrics
 
 RESULT, REJECTS, ANSWERS = "metrics.json", "rejects.jsonl", "answers.csv"
 ONE_PATIENT = "all test pairs are of one patient"

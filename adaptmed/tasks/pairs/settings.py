@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from adaptmed.bank import Bank
-from adaptmed.bank.files import sha256_of
 from adaptmed.coordination.gradient import ALPHA
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import sha256_of
 from adaptmed.lora import LoRA
 from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.tasks.finetuning import FinetuneSettings

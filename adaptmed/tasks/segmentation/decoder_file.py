@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import write_text_whole
 from adaptmed.heads.decoders import Decoder, DecoderConfig, build_decoder, from_json, to_json
-from adaptmed.tasks.run_folder import write_text_whole
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 
 FACTS, TENSORS = "decoder.json", "decoder.safetensors"

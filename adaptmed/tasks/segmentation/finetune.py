@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed.bank import Bank
-from adaptmed.bank.files import sha256_of
 from adaptmed.data.splits import fraction_rows
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import sha256_of
 from adaptmed.heads.decoders import NEEDS, build_decoder
 from adaptmed.lora import LoRA
 from adaptmed.model import Adaptor

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adaptmed.files import write_text_whole
 from adaptmed.metrics.segmentation import over_patients
 from adaptmed.model import Adaptor, trainable_parameters
 from adaptmed.tasks.division import Division
 from adaptmed.tasks.labelled import patients_of
-from adaptmed.tasks.run_folder import read_metrics, write_text_whole
+from adaptmed.tasks.run_folder import read_metrics
 from adaptmed.tasks.segmentation.decoder_file import DecoderFacts, save_decoder
 from adaptmed.tasks.segmentation.judging import as_scores, score_model, score_nothing
 from adaptmed.tasks.segmentation.masks import Masks

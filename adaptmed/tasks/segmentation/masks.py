@@ -23,9 +23,9 @@ from adaptmed.data.mask_labels import BACKGROUND, labels_of, refuse_other_values
 from adaptmed.data.masks import Mask, read_mask, refuse_other_geometry
 from adaptmed.data.volumes import Volume, read_volume
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import write_text_whole
 from adaptmed.tasks.labelled import with_image
 from adaptmed.tasks.manifest_files import ManifestFiles
-from adaptmed.tasks.run_folder import write_text_whole
 
 FACTS, LAID, REJECTS = "masks.json", "masks.npy", "rejects.jsonl"
 NOT_LABELLED = -1

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from adaptmed.bank.files import sha256_of
 from adaptmed.bank.layout import Layout, arrange_image
 from adaptmed.data.grids import Plane
 from adaptmed.data.images import prepare, read_image
@@ -20,10 +19,11 @@ from adaptmed.data.masks import write_mask
 from adaptmed.data.volumes import as_grey, is_volume, read_volume, slices_to_input
 from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import sha256_of, write_text_whole
 from adaptmed.model import Adaptor
 from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.tasks.device import device_of
-from adaptmed.tasks.run_folder import open_run, write_text_whole
+from adaptmed.tasks.run_folder import open_run
 from adaptmed.tasks.segmentation.decoder_file import TENSORS, DecoderFacts, load_decoder
 from adaptmed.tasks.segmentation.model import Segmenter, Windows
 from adaptmed.tasks.segmentation.predicting import classes_in_source, predict_pictures, predict_volume
