@@ -16,12 +16,12 @@ from torch.utils.checkpoint import checkpoint
 
 from adaptmed.bank import Bank
 from adaptmed.bank.layout import Layout, arrange_image, arrange_text
+from adaptmed.bank.source_files import ManifestFiles
 from adaptmed.data.augment import augment
 from adaptmed.data.images import prepare, read_image
 from adaptmed.errors import InputError, sentence
 from adaptmed.frozen import FrozenEncoders
 from adaptmed.lora import LoRA
-from adaptmed.tasks.manifest_files import ManifestFiles
 from adaptmed.types import Batch, Preprocessing
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptmed.bank import Bank, prefetched
+from adaptmed.bank.source_files import ManifestFiles
 from adaptmed.data.fitting import mask_to_input
 from adaptmed.data.grids import Plane
 from adaptmed.data.images import read_image
@@ -25,7 +26,6 @@ from adaptmed.data.volumes import Volume, read_volume
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
 from adaptmed.tasks.labelled import with_image
-from adaptmed.tasks.manifest_files import ManifestFiles
 
 FACTS, LAID, REJECTS = "masks.json", "masks.npy", "rejects.jsonl"
 NOT_LABELLED = -1

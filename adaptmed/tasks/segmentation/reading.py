@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from adaptmed.bank import Bank, prefetched
+from adaptmed.bank.source_files import ManifestFiles
 from adaptmed.data.augment import augment_with_mask
 from adaptmed.data.images import from_bytes, prepare, read_image
 from adaptmed.errors import BankError, sentence
-from adaptmed.tasks.manifest_files import ManifestFiles
 from adaptmed.tasks.segmentation.masks import Masks
 from adaptmed.tasks.segmentation.model import Windows
 
