@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Int
 
 from adaptmed.bank import Bank
+from adaptmed.heads.outputs import Outputs
 from adaptmed.model import trainable_parameters
 from adaptmed.study.arms import Arm, Outcome, best_probe
 from adaptmed.study.rows import StudyRows
@@ -13,7 +14,6 @@ from adaptmed.tasks.features import frozen_variants
 from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, fit, predict
 from adaptmed.tasks.image_classifier import ImageClassifier, trainable_encoder
 from adaptmed.tasks.labelled_batches import images_again
-from adaptmed.tasks.outputs import Outputs
 from adaptmed.tasks.seeds import step_seed
 from adaptmed.types import ImageEncoder
 

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of
+from adaptmed.heads.outputs import Outputs
 from adaptmed.lora import LoRA
 from adaptmed.model import Adaptor
 from adaptmed.saving import TENSOR_FILE, find_adaptor
@@ -23,7 +24,6 @@ from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, in_order, pr
 from adaptmed.tasks.labelled import labels_of
 from adaptmed.tasks.labelled_batches import Batches
 from adaptmed.tasks.lineage import check_unlabelled
-from adaptmed.tasks.outputs import Outputs
 from adaptmed.tasks.processes import Processes, join
 from adaptmed.tasks.run_folder import BEST, open_run, read_seen, write_seen
 from adaptmed.tasks.same_tokens import check_tokens

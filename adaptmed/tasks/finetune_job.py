@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adaptmed.bank import Bank
+from adaptmed.heads.outputs import Outputs
 from adaptmed.heads.probe import Probe
 from adaptmed.lora import LoRA
 from adaptmed.model import Adaptor
@@ -19,7 +20,6 @@ from adaptmed.tasks.image_classifier import ImageClassifier, trainable_fusion
 from adaptmed.tasks.labelled import labels_of, patients_of
 from adaptmed.tasks.labelled_batches import LabelledImages, Rows, images_again, tokens_of
 from adaptmed.tasks.online import checkpoint_blocks
-from adaptmed.tasks.outputs import Outputs
 from adaptmed.tasks.seeds import step_seed
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from adaptmed.heads.outputs import Outputs
 from adaptmed.metrics.classification import expected_calibration_error, mean_of_defined, weighted_auroc
 from adaptmed.metrics.uncertainty import interval, patient_weights
-from adaptmed.tasks.outputs import Outputs
 
 _BLOCK = 200  # replicates at a time
 

@@ -11,6 +11,7 @@ import torch
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
+from adaptmed.heads.outputs import Outputs
 from adaptmed.model import Adaptor
 from adaptmed.objectives.supervised import answer_bce
 from adaptmed.tasks.features import adaptor_variants
@@ -18,7 +19,6 @@ from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.head_file import load_head
 from adaptmed.tasks.judging import judge
 from adaptmed.tasks.labelled import labelled_rows, labels_of, names_of, patients_of, require_unseen, with_image
-from adaptmed.tasks.outputs import Outputs
 from adaptmed.tasks.pairs.baselines import shuffled_image
 from adaptmed.tasks.pairs.goal import judged_rows
 from adaptmed.tasks.pairs.head_file import PairHeadFacts, load_pair_head

@@ -12,10 +12,10 @@ from torch import Tensor
 from adaptmed.bank import Bank
 from adaptmed.coordination.scores import class_score, label_score
 from adaptmed.errors import InputError, sentence
+from adaptmed.heads.outputs import Outputs, learnable
 from adaptmed.objectives.supervised import answer_bce, balanced_weights, masked_bce, masked_cross_entropy
 from adaptmed.tasks.division import Division
 from adaptmed.tasks.labelled import labelled_rows, labels_of, names_of
-from adaptmed.tasks.outputs import Outputs
 from adaptmed.tasks.pairs.answers import AnswerVocabulary, answering_rows, answers_of
 from adaptmed.tasks.pairs.judging import judge_answers, judge_labels
 from adaptmed.tasks.pairs.rows import Reject, divide_pairs, pair_rows
@@ -120,31 +120,6 @@ def _label_loss(outputs: Outputs, labels: Shaped[np.ndarray, "n *label"], choice
         raise InputError(sentence("class_weights", expected="a bank with a class column", got=got, fix=fix))
     weights = balanced_weights(outputs.targets(labels), len(outputs.usable))
     return partial(masked_cross_entropy, weights=weights)
-
-
-def learnable(labels: Shaped[np.ndarray, "n *label"], count: int) -> Outputs:
-    """Tell which labels or classes can be learnt from these.
-
-    Args:
-        labels: ``(n, label)`` of 0, 1 and NaN, or ``(n,)`` class numbers with -1.
-        count: How many labels or classes there are.
-
-    Example:
-        >>> learnable(np.array([0, 2, -1]), 3).reasons
-        {1: 'no row of this class in the fraction'}
-    """
-    if labels.ndim == 1:
-        there = set(labels[labels >= 0].tolist())
-        if len(there) < 2:
-            return Outputs(count, True, dict.fromkeys(range(count), "fewer than two classes in the fraction"))
-        absent = [number for number in range(count) if number not in there]
-        return Outputs(count, True, dict.fromkeys(absent, "no row of this class in the fraction"))
-    reasons = {}
-    for number, column in enumerate(labels.T):
-        missing = [word for word, value in (("positive", 1), ("negative", 0)) if not (column == value).any()]
-        if missing:
-            reasons[number] = f"no {missing[0]} in the fraction"
-    return Outputs(count, False, reasons)
 
 
 def _labelled_pairs(bank: Bank, split: str) -> tuple[Rows, list[Reject]]:

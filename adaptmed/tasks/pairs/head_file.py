@@ -10,7 +10,7 @@ from torch import nn
 
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
-from adaptmed.tasks.outputs import Outputs
+from adaptmed.heads.outputs import Outputs
 from adaptmed.tasks.pairs.answers import AnswerVocabulary
 from adaptmed.tasks.pairs.model import Beside, PairClassifier, pair_head
 from adaptmed.tasks.pairs.settings import PairTask

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from numpy import ndarray
@@ -62,3 +63,28 @@ class Outputs:
         found = torch.full((len(logits), self.count), missing)
         found[:, self.usable] = logits.softmax(dim=1) if self.multiclass else logits.sigmoid()
         return found
+
+
+def learnable(labels: Shaped[np.ndarray, "n *label"], count: int) -> Outputs:
+    """Tell which labels or classes can be learnt from these.
+
+    Args:
+        labels: ``(n, label)`` of 0, 1 and NaN, or ``(n,)`` class numbers with -1.
+        count: How many labels or classes there are.
+
+    Example:
+        >>> learnable(np.array([0, 2, -1]), 3).reasons
+        {1: 'no row of this class in the fraction'}
+    """
+    if labels.ndim == 1:
+        there = set(labels[labels >= 0].tolist())
+        if len(there) < 2:
+            return Outputs(count, True, dict.fromkeys(range(count), "fewer than two classes in the fraction"))
+        absent = [number for number in range(count) if number not in there]
+        return Outputs(count, True, dict.fromkeys(absent, "no row of this class in the fraction"))
+    reasons = {}
+    for number, column in enumerate(labels.T):
+        missing = [word for word, value in (("positive", 1), ("negative", 0)) if not (column == value).any()]
+        if missing:
+            reasons[number] = f"no {missing[0]} in the fraction"
+    return Outputs(count, False, reasons)
