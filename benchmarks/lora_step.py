@@ -21,6 +21,7 @@ from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.bank import BankLoader
 from adaptmed.bank.layout import Layout, arrange_image
 from adaptmed.data.phantom import write_phantom
+from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
 from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
@@ -28,7 +29,6 @@ from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.pretrain_job import fresh_adaptor
 from adaptmed.tasks.pretraining import Pretraining, learning_rate_factor
 from adaptmed.tasks.quiet import quiet_lightning
-from adaptmed.tasks.seeds import step_seed
 
 METHOD = replace(methods.adaptor(), token_dropout=0.0, weight_matching=0.0, positives="pair", weight_image_to_text=0.5)
 

@@ -40,3 +40,13 @@ def _mixed(state: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
 def _shifted(state: Int[Tensor, "*any"], bits: int) -> Int[Tensor, "*any"]:
     """Shift right without keeping the sign, which torch keeps."""
     return (state >> bits) & (2 ** (64 - bits) - 1)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """One number per (seed, step), for torch's generators.
+
+    Example:
+        >>> step_seed(0, 1) != step_seed(1, 0)
+        True
+    """
+    return (seed * 1_000_003 + step) % 2**63

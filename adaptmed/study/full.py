@@ -6,6 +6,7 @@ from jaxtyping import Int
 
 from adaptmed.bank import Bank
 from adaptmed.heads.outputs import Outputs
+from adaptmed.layers.draws import step_seed
 from adaptmed.model import trainable_parameters
 from adaptmed.study.arms import Arm, Outcome, best_probe
 from adaptmed.study.rows import StudyRows
@@ -14,7 +15,6 @@ from adaptmed.tasks.features import frozen_variants
 from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, fit, predict
 from adaptmed.tasks.image_classifier import ImageClassifier, trainable_encoder
 from adaptmed.tasks.labelled_batches import images_again
-from adaptmed.tasks.seeds import step_seed
 from adaptmed.types import ImageEncoder
 
 FULL = FinetuneSettings(epochs=5, batch_size=16, encoder_learning_rate=3e-5, encoder_weight_decay=0.01)

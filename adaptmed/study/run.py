@@ -13,6 +13,7 @@ from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion, build_fusion
 from adaptmed.heads.prompts import Prompts
+from adaptmed.layers.draws import step_seed
 from adaptmed.model import Adaptor, trainable_parameters
 from adaptmed.study.arms import Arm, Outcome, adaptor_arms
 from adaptmed.study.cells import cell_path, read_cell, write_cell
@@ -26,7 +27,6 @@ from adaptmed.tasks.labelled import overlap_of
 from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.run_folder import read_seen
 from adaptmed.tasks.same_tokens import check_tokens
-from adaptmed.tasks.seeds import step_seed
 
 ARMS = ("frozen", "adaptor-untrained", "text-informed probe", "adaptor", "adaptor-trained")
 KNOWN = (*ARMS, *TUNED_ARMS, "adaptor-head", "full")

@@ -6,13 +6,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from adaptmed.fusion import Fusion
+from adaptmed.layers.draws import step_seed
 from adaptmed.methods import Method
 from adaptmed.objectives.contrastive import info_nce
 from adaptmed.objectives.matching import matching_loss
 from adaptmed.pretext.dropping import drop_tokens
 from adaptmed.pretext.matching import MatchingHead, matching_targets, mismatched_texts
 from adaptmed.tasks.processes import CutBatch, Processes
-from adaptmed.tasks.seeds import step_seed
 from adaptmed.types import Batch, Tokens
 
 ALONE = CutBatch(Processes(), lambda part: part[None])

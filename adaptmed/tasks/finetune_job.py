@@ -10,6 +10,7 @@ from torch import Tensor
 from adaptmed.bank import Bank
 from adaptmed.heads.outputs import Outputs
 from adaptmed.heads.probe import Probe
+from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
 from adaptmed.model import Adaptor
 from adaptmed.tasks.classification import head_at, starting_probe
@@ -20,7 +21,6 @@ from adaptmed.tasks.image_classifier import ImageClassifier, trainable_fusion
 from adaptmed.tasks.labelled import labels_of, patients_of
 from adaptmed.tasks.labelled_batches import LabelledImages, Rows, images_again, tokens_of
 from adaptmed.tasks.online import checkpoint_blocks
-from adaptmed.tasks.seeds import step_seed
 
 
 @dataclass(frozen=True)

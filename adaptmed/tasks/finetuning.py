@@ -11,12 +11,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from adaptmed.errors import InputError, NonFiniteLossError, sentence
+from adaptmed.layers.draws import step_seed
 from adaptmed.methods import Schedule
 from adaptmed.objectives.supervised import masked_bce, masked_cross_entropy
 from adaptmed.tasks.image_classifier import ImageClassifier, Inputs
 from adaptmed.tasks.labelled_batches import Batches, LabelledImages
 from adaptmed.tasks.pretraining import learning_rate_factor, parameter_groups
-from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.trainer import bare_trainer, whole
 
 

@@ -19,6 +19,7 @@ from adaptmed.encoders import Words, words_of
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import CoFusion
 from adaptmed.fusion.config import to_json
+from adaptmed.layers.draws import step_seed
 from adaptmed.lora.settings import Tunable
 from adaptmed.methods import Method
 from adaptmed.model import Adaptor
@@ -29,7 +30,6 @@ from adaptmed.tasks.pretext_file import load_pretext
 from adaptmed.tasks.pretext_modules import build_pretext
 from adaptmed.tasks.pretraining import Pretraining
 from adaptmed.tasks.same_tokens import check_tokens
-from adaptmed.tasks.seeds import step_seed
 from adaptmed.types import Batch
 
 Rows = NDArray[np.int64]

@@ -14,6 +14,7 @@ from adaptmed.coordination.teacher import Teacher
 from adaptmed.errors import NonFiniteLossError, sentence
 from adaptmed.fusion import CoFusion, Fusion
 from adaptmed.fusion.config import MAX_LOG_SCALE
+from adaptmed.layers.draws import step_seed
 from adaptmed.methods import Method, Schedule
 from adaptmed.tasks.average import WeightAverage
 from adaptmed.tasks.contrastive import contrastive_loss, matching_losses
@@ -22,7 +23,6 @@ from adaptmed.tasks.online import OnlineEncoders
 from adaptmed.tasks.pretext_modules import build_pretext
 from adaptmed.tasks.processes import CutBatch, Processes
 from adaptmed.tasks.reconstruction import Student, reconstruction_losses
-from adaptmed.tasks.seeds import step_seed
 from adaptmed.types import Batch
 
 _VALIDATION_STEP = -10  # the seeds of validation's choices are those of no training step

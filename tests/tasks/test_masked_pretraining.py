@@ -11,12 +11,12 @@ from lightning.pytorch.callbacks import Callback
 from adaptmed import methods
 from adaptmed.encoders import words_of
 from adaptmed.fusion import CoFusion
+from adaptmed.layers.draws import step_seed
 from adaptmed.pretext.masking import mask_words
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.pretrain import pairs_of, pretrain
 from adaptmed.tasks.pretrain_job import PretrainJob
 from adaptmed.tasks.run_folder import BEST, LAST
-from adaptmed.tasks.seeds import step_seed
 from tests.tasks.masked_bank import M3AE, UMD, Watch, assert_equal, tensors_of, tiny, write_masked_banks
 from tests.tasks.training import StopAfter, drop_seconds
 

@@ -12,6 +12,7 @@ from adaptmed.bank import Bank
 from adaptmed.data.splits import fraction_rows
 from adaptmed.fusion import Fusion, build_fusion
 from adaptmed.heads.decoders import NEEDS, ScratchUnet, build_decoder
+from adaptmed.layers.draws import step_seed
 from adaptmed.metrics.segmentation import METRICS
 from adaptmed.model import Adaptor, trainable_parameters
 from adaptmed.study.segmentation.settings import TUNED, SegmentationStudy
@@ -19,7 +20,6 @@ from adaptmed.study.segmentation.subject import Subject
 from adaptmed.study.tuned import lora_parameters
 from adaptmed.tasks.image_classifier import trainable_fusion
 from adaptmed.tasks.pretrain import pairs_of
-from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.segmentation.judging import score_model, score_nothing
 from adaptmed.tasks.segmentation.model import Segmenter
 from adaptmed.tasks.segmentation.predicting import predict_rows

@@ -6,6 +6,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from adaptmed.bank import Bank
+from adaptmed.layers.draws import step_seed
 from adaptmed.tasks.labelled import patients_of
 from adaptmed.tasks.labelled_batches import features_of
 from adaptmed.tasks.pairs.goal import Goal
@@ -13,7 +14,6 @@ from adaptmed.tasks.pairs.model import FeatureClassifier
 from adaptmed.tasks.pairs.reading import PairReading, exchanged, frozen_features
 from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
 from adaptmed.tasks.pairs.training import PairTuning, fit, predict
-from adaptmed.tasks.seeds import step_seed
 
 Rows = Int[np.ndarray, " n"]
 

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
+from adaptmed.layers.draws import step_seed
 from adaptmed.model import Adaptor
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.labelled_batches import Batches
@@ -21,7 +22,6 @@ from adaptmed.tasks.pairs.settings import PairChoices, run_config
 from adaptmed.tasks.pairs.training import PairTuning, in_order, shuffled
 from adaptmed.tasks.processes import Processes, join
 from adaptmed.tasks.run_folder import BEST, open_run, read_seen, write_seen
-from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.trainer import Length, fit_or_resume, run_trainer
 
 

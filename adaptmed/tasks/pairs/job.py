@@ -7,6 +7,7 @@ import torch
 
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
+from adaptmed.layers.draws import step_seed
 from adaptmed.model import Adaptor
 from adaptmed.tasks.labelled_batches import LabelledImages
 from adaptmed.tasks.lineage import check_unlabelled
@@ -26,7 +27,6 @@ from adaptmed.tasks.pairs.reading import PairReading, frozen_features
 from adaptmed.tasks.pairs.settings import PairChoices
 from adaptmed.tasks.pairs.training import PairTuning
 from adaptmed.tasks.same_tokens import check_tokens
-from adaptmed.tasks.seeds import step_seed
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from adaptmed.errors import NonFiniteLossError, sentence
+from adaptmed.layers.draws import step_seed
 from adaptmed.methods import Schedule
 from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.labelled_batches import Batches, LabelledImages
@@ -20,7 +21,6 @@ from adaptmed.tasks.pairs.goal import Loss
 from adaptmed.tasks.pairs.model import FeatureClassifier, PairClassifier
 from adaptmed.tasks.pretraining import learning_rate_factor, parameter_groups
 from adaptmed.tasks.processes import CutBatch, Processes
-from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.trainer import bare_trainer, whole
 from adaptmed.types import Batch
 

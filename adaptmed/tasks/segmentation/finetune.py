@@ -16,6 +16,7 @@ from adaptmed.data.splits import fraction_rows
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of
 from adaptmed.heads.decoders import NEEDS, build_decoder
+from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
 from adaptmed.model import Adaptor
 from adaptmed.saving import TENSOR_FILE, find_adaptor
@@ -27,7 +28,6 @@ from adaptmed.tasks.lineage import check_unlabelled
 from adaptmed.tasks.processes import Processes, join
 from adaptmed.tasks.run_folder import BEST, open_run, read_seen, write_seen
 from adaptmed.tasks.same_tokens import check_tokens
-from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.segmentation.finetune_result import RESULT, result_of, save
 from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks, with_mask
 from adaptmed.tasks.segmentation.model import Segmenter

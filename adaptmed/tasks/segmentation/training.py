@@ -10,9 +10,9 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from adaptmed.errors import NonFiniteLossError, sentence
+from adaptmed.layers.draws import step_seed
 from adaptmed.methods import Schedule
 from adaptmed.tasks.pretraining import learning_rate_factor
-from adaptmed.tasks.seeds import step_seed
 from adaptmed.tasks.segmentation.model import Segmenter, fit_entrance
 from adaptmed.tasks.segmentation.reading import Example, Examples, InOrder, Steps
 from adaptmed.tasks.segmentation.settings import LOSSES, SegmentationSettings
