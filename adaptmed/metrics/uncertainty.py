@@ -6,6 +6,7 @@ what makes the test set hard or easy for both falls out of it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,3 +115,17 @@ def p_value(differences: Float[np.ndarray, " replicate"]) -> float | None:
 def _defined(samples: np.ndarray) -> np.ndarray | None:
     defined = samples[~np.isnan(samples)]
     return defined if len(defined) and 2 * len(defined) >= len(samples) else None
+
+
+def entry(samples: Float[np.ndarray, " replicate"] | None, reason: str | None) -> dict[str, Any]:
+    """Write a value with its interval down, or why there is none.
+
+    Args:
+        samples: The value itself, then its bootstrap replicates; ``None`` with a reason.
+        reason: Why there is no value.
+    """
+    if samples is None:
+        return {"value": None, "ci_low": None, "ci_high": None, "reason": reason}
+    low, high = interval(samples[1:]) or (None, None)
+    few = "no interval: fewer than half of the bootstrap replicates are defined"
+    return {"value": float(samples[0]), "ci_low": low, "ci_high": high, "reason": None if low is not None else few}

@@ -7,7 +7,7 @@ from jaxtyping import Float, Shaped
 
 from adaptmed.heads.outputs import Outputs
 from adaptmed.metrics.classification import expected_calibration_error, mean_of_defined, weighted_auroc
-from adaptmed.metrics.uncertainty import interval, patient_weights
+from adaptmed.metrics.uncertainty import entry, patient_weights
 
 _BLOCK = 200  # replicates at a time
 
@@ -54,20 +54,6 @@ def judge(
         "auroc": {"labels": found, "macro": entry(macro, None if samples else "no label is defined")},
         "ece": _calibration(probabilities, labels, outputs),
     }
-
-
-def entry(samples: Float[np.ndarray, " replicate"] | None, reason: str | None) -> dict[str, Any]:
-    """Write a value with its interval down, or why there is none.
-
-    Args:
-        samples: The value itself, then its bootstrap replicates; ``None`` with a reason.
-        reason: Why there is no value.
-    """
-    if samples is None:
-        return {"value": None, "ci_low": None, "ci_high": None, "reason": reason}
-    low, high = interval(samples[1:]) or (None, None)
-    few = "no interval: fewer than half of the bootstrap replicates are defined"
-    return {"value": float(samples[0]), "ci_low": low, "ci_high": high, "reason": None if low is not None else few}
 
 
 def _calibration(

@@ -19,11 +19,10 @@ from adaptmed.metrics.retrieval import (
     weighted_median_rank,
     weighted_recall,
 )
-from adaptmed.metrics.uncertainty import patient_weights
+from adaptmed.metrics.uncertainty import entry, patient_weights
 from adaptmed.model import Adaptor
 from adaptmed.pretext.matching import MatchingHead
 from adaptmed.tasks.device import device_of
-from adaptmed.tasks.judging import entry
 from adaptmed.tasks.labelled import patients_of, require_unseen
 from adaptmed.tasks.lineage import Lineage
 from adaptmed.tasks.pairs.judging import whom

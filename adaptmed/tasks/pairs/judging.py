@@ -9,8 +9,8 @@ from torch import Tensor
 from adaptmed.bank import Bank
 from adaptmed.heads.outputs import Outputs
 from adaptmed.metrics.classification import weighted_accuracy, weighted_macro_f1
-from adaptmed.metrics.uncertainty import patient_weights
-from adaptmed.tasks.judging import entry, judge
+from adaptmed.metrics.uncertainty import entry, patient_weights
+from adaptmed.tasks.judging import judge
 from adaptmed.tasks.labelled import labels_of, names_of, patients_of
 from adaptmed.tasks.pairs.answers import AnswerVocabulary, answers_of, closed_of
 
