@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import adaptmed.methods as methods
+    from adaptmed.adaptor.model import Adaptor as Adaptor
     from adaptmed.bank import Bank as Bank
     from adaptmed.data.manifest import Manifest as Manifest
     from adaptmed.encoders import load_image_encoder as load_image_encoder
     from adaptmed.encoders import load_text_encoder as load_text_encoder
-    from adaptmed.model import Adaptor as Adaptor
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Adaptor": "adaptmed.model",
+    "Adaptor": "adaptmed.adaptor.model",
     "Bank": "adaptmed.bank",
     "Manifest": "adaptmed.data.manifest",
     "load_image_encoder": "adaptmed.encoders",

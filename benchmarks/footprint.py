@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 from adaptmed import Adaptor, methods
+from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.encoders import Words
 from adaptmed.fusion import CoConfig, CoFusion
-from adaptmed.model import trainable_parameters
 from adaptmed.tasks.pretext_modules import build_pretext
 
 HEAVY = ["torch", "timm", "peft", "transformers", "open_clip", "lightning", "monai", "torchmetrics", "datasets"]

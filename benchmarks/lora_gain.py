@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.data.phantom import write_phantom
 from adaptmed.lora import LoRA
-from adaptmed.model import Adaptor
 from adaptmed.study.run import StudySettings, arms_of, cells_of, prepare
 from adaptmed.study.statistics import judge
 from adaptmed.tasks.embedding import embed

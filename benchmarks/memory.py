@@ -26,10 +26,10 @@ from lightning.pytorch import Callback, Trainer
 from transformers import BertConfig, BertModel
 
 from adaptmed import methods
+from adaptmed.adaptor.frozen import FrozenEncoders
 from adaptmed.bank import Layout
 from adaptmed.encoders._timm import TimmImageEncoder
 from adaptmed.encoders._transformers import HFTextEncoder
-from adaptmed.frozen import FrozenEncoders
 from adaptmed.fusion import CrossConfig, build_fusion
 from adaptmed.lora import LoRA
 from adaptmed.tasks.online import Online, OnlineEncoders

@@ -93,8 +93,8 @@ class _Cutter:
 
     @classmethod
     def of(cls, name: str) -> "_Cutter":
+        from adaptmed.adaptor.records import DEFAULT_MAX_TOKENS
         from adaptmed.encoders import load_text_encoder
-        from adaptmed.records import DEFAULT_MAX_TOKENS
 
         encoder = load_text_encoder(name)
         return cls(encoder, min(encoder.max_tokens, DEFAULT_MAX_TOKENS))

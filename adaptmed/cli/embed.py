@@ -9,9 +9,9 @@ from cyclopts import Parameter
 from adaptmed.errors import BankError, InputError, sentence
 
 if TYPE_CHECKING:
+    from adaptmed.adaptor.frozen import FrozenEncoders
     from adaptmed.bank import Bank, BankInfo
     from adaptmed.data.manifest import Manifest
-    from adaptmed.frozen import FrozenEncoders
     from adaptmed.tasks.embedding import EmbedOptions
     from adaptmed.types import ImageEncoder, TextEncoder
 
@@ -104,12 +104,12 @@ def embed(
     if manifest is None:
         fix = "Pass it as the first argument, or --verify to check the bank in --out."
         raise InputError(sentence("manifest", expected="the path of a table", got="none", fix=fix))
+    from adaptmed.adaptor.masked import whole_cells
     from adaptmed.bank import Layout
     from adaptmed.data.manifest import Manifest
     from adaptmed.encoders import load_image_encoder, load_text_encoder, patch_grid
     from adaptmed.tasks.embedding import EmbedOptions
     from adaptmed.tasks.lineage import Lineage
-    from adaptmed.tasks.masked_images import whole_cells
     from adaptmed.tasks.processes import join
 
     kept = Layout()
@@ -155,7 +155,7 @@ def _encoders_of(adaptor: Path, *, named: object) -> "FrozenEncoders":
     if named:
         fix = "Leave --image-encoder, --text-encoder and --image-size-px out: the adaptor knows its encoders."
         raise InputError(sentence("adaptor", expected="no encoder beside it", got=named, fix=fix))
-    from adaptmed.model import Adaptor
+    from adaptmed.adaptor.model import Adaptor
 
     return Adaptor.from_pretrained(adaptor).encoders
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from adaptmed.adaptor.features import adaptor_variants, frozen_variants
 from adaptmed.bank import Bank
 from adaptmed.fusion import Fusion
 from adaptmed.heads.probe import Probe, fit_best_probe
 from adaptmed.study.rows import StudyRows
 from adaptmed.tasks.classification import finetune_head
-from adaptmed.tasks.features import adaptor_variants, frozen_variants
 from adaptmed.tasks.finetuning import FinetuneSettings
 
 Variants = Mapping[str, np.ndarray]

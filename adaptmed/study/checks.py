@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptmed.adaptor.records import records_of
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
-from adaptmed.records import records_of
 from adaptmed.tasks.lineage import Lineage
 
 

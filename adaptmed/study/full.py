@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from adaptmed.adaptor.features import frozen_variants
+from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
 from adaptmed.heads.outputs import Outputs
 from adaptmed.layers.draws import step_seed
-from adaptmed.model import trainable_parameters
 from adaptmed.study.arms import Arm, Outcome, best_probe
 from adaptmed.study.rows import StudyRows
 from adaptmed.tasks.classification import head_at
-from adaptmed.tasks.features import frozen_variants
 from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, fit, predict
 from adaptmed.tasks.image_classifier import ImageClassifier, trainable_encoder
 from adaptmed.tasks.labelled_batches import images_again

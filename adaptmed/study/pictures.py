@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from adaptmed.adaptor.features import embed_images, embed_rows, frozen_variants
 from adaptmed.data.images import read_image
 from adaptmed.errors import InputError
 from adaptmed.study.plots import Maps, project_2d, sample_rows
 from adaptmed.study.report import RetrievalExample
 from adaptmed.study.run import Subject
 from adaptmed.study.zero_shot import paired_rows
-from adaptmed.tasks.features import embed_images, frozen_variants
-from adaptmed.tasks.retrieval import embed_rows
 
 THUMBNAIL_PX = 160
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from adaptmed.adaptor.model import Adaptor, trainable_parameters
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion, build_fusion
 from adaptmed.heads.prompts import Prompts
 from adaptmed.layers.draws import step_seed
-from adaptmed.model import Adaptor, trainable_parameters
 from adaptmed.study.arms import Arm, Outcome, adaptor_arms
 from adaptmed.study.cells import cell_path, read_cell, write_cell
 from adaptmed.study.checks import check_labels

@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from adaptmed.adaptor.model import trainable_parameters
+from adaptmed.adaptor.saving import library_versions
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
-from adaptmed.model import trainable_parameters
-from adaptmed.saving import library_versions
 from adaptmed.study.checks import check_distinct
 from adaptmed.study.pictures import maps_of, retrieval_examples
 from adaptmed.study.report import write_report

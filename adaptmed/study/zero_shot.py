@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from adaptmed.adaptor.features import embed_images, embed_rows
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import AdaptmedError
 from adaptmed.fusion import Fusion
@@ -23,11 +25,9 @@ from adaptmed.heads.prompts import (
     zero_shot_multilabel,
 )
 from adaptmed.metrics.retrieval import first_positive_ranks
-from adaptmed.model import Adaptor
 from adaptmed.study.rows import StudyRows
 from adaptmed.study.statistics import Cell, Truth, retrieval_records
-from adaptmed.tasks.features import embed_images
-from adaptmed.tasks.retrieval import RetrievalSets, embed_rows, retrieve
+from adaptmed.tasks.retrieval import RetrievalSets, retrieve
 
 
 @dataclass(frozen=True)

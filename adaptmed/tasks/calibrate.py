@@ -6,10 +6,10 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.methods import Masking, Method, Schedule, from_json
-from adaptmed.model import Adaptor
 from adaptmed.tasks.pretext_file import PRETEXT
 from adaptmed.tasks.pretrain import pairs_of, run_config, run_job, trained_pairs
 from adaptmed.tasks.pretrain_job import PretrainJob

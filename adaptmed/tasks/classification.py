@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from adaptmed.adaptor.features import EMBEDDING, adaptor_variants
+from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
 from adaptmed.fusion import Fusion
 from adaptmed.heads.linear import LinearHead, paper_head
 from adaptmed.heads.outputs import Outputs
 from adaptmed.heads.probe import Probe, fit_best_probe
 from adaptmed.layers.draws import step_seed
-from adaptmed.model import trainable_parameters
-from adaptmed.tasks.features import EMBEDDING, adaptor_variants
 from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, fit
 from adaptmed.tasks.image_classifier import ImageClassifier, trainable_fusion
 from adaptmed.tasks.labelled_batches import features_of, tokens_of

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from adaptmed.adaptor.masked import kept_cells, masked_image_tokens
 from adaptmed.bank import Plan, prefetched
 from adaptmed.bank.format import Kind
 from adaptmed.bank.layout import DTYPES, arrange_image, to_stored
@@ -22,7 +23,6 @@ from adaptmed.errors import InputError
 from adaptmed.layers.places import token_places
 from adaptmed.tasks.embed_options import EmbedOptions
 from adaptmed.tasks.embed_plan import Items
-from adaptmed.tasks.masked_images import kept_cells, masked_image_tokens
 from adaptmed.tasks.processes import Processes
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, Tokens
 

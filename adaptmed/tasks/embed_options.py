@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 
+from adaptmed.adaptor.records import DEFAULT_MAX_TOKENS
 from adaptmed.bank import DType, Layout
 from adaptmed.data.grids import Plane
 from adaptmed.data.volumes import check_window
 from adaptmed.errors import InputError, sentence
-from adaptmed.records import DEFAULT_MAX_TOKENS
 from adaptmed.tasks.device import device_of
 from adaptmed.types import Fit, ImageEncoder, Preprocessing, TextEncoder
 

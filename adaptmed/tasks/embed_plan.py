@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from adaptmed.adaptor.masked import kept_cells
+from adaptmed.adaptor.records import inside
 from adaptmed.bank import Plan, TokenSource
 from adaptmed.bank.format import Kind
 from adaptmed.data.manifest import Manifest
 from adaptmed.data.volumes import is_volume
 from adaptmed.errors import InputError, sentence
-from adaptmed.records import inside
 from adaptmed.tasks.embed_options import EmbedOptions
-from adaptmed.tasks.masked_images import kept_cells
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder
 
 

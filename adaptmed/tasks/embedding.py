@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from adaptmed.adaptor.records import keep_lora
 from adaptmed.bank import Bank, BankInfo, Plan
 from adaptmed.bank.format import SHARDS
 from adaptmed.bank.layout import DTYPES, arrange_text, to_stored
 from adaptmed.bank.seal import seal
 from adaptmed.bank.write import begin, is_whole, reopen, require_space, write_text_shard
 from adaptmed.data.manifest import Manifest
-from adaptmed.records import keep_lora
 from adaptmed.tasks.embed_images import Progress, image_sizes, mended_shards, own_shards, place_on_device, write_images
 from adaptmed.tasks.embed_options import EmbedOptions
 from adaptmed.tasks.embed_plan import Items, plan_of

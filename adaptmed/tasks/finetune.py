@@ -9,14 +9,14 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from adaptmed.adaptor.model import Adaptor
+from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of
 from adaptmed.heads.outputs import Outputs
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
-from adaptmed.model import Adaptor
-from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.division import divide
 from adaptmed.tasks.finetune_job import Job

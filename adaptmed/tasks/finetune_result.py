@@ -8,8 +8,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.files import write_text_whole
-from adaptmed.model import trainable_parameters
 from adaptmed.tasks.finetune_job import Job, Start
 from adaptmed.tasks.head_file import HeadFacts, save_head
 from adaptmed.tasks.image_classifier import ImageClassifier

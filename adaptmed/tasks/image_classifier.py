@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from adaptmed.adaptor.features import EMBEDDING, image_features
 from adaptmed.bank.layout import Layout, arrange_image
 from adaptmed.fusion import Fusion
 from adaptmed.lora import merge
 from adaptmed.lora.settings import Tunable
-from adaptmed.tasks.features import EMBEDDING, image_features
 from adaptmed.types import ImageEncoder, Tokens
 
 Inputs = Tokens | Tensor

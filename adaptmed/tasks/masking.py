@@ -9,16 +9,16 @@ import numpy as np
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from adaptmed.adaptor.frozen import FrozenEncoders
+from adaptmed.adaptor.masked import cell_grid, masked_image_tokens, masked_outputs
 from adaptmed.bank import Bank
 from adaptmed.bank.layout import Layout, arrange_text
 from adaptmed.encoders import drops_patches, patch_grid, words_of
 from adaptmed.errors import InputError, sentence
-from adaptmed.frozen import FrozenEncoders
 from adaptmed.layers.draws import item_draws, step_seed
 from adaptmed.methods import Masking
 from adaptmed.pretext.masking import Vocabulary, hidden_patches, mask_words
 from adaptmed.tasks.contrastive import both_sides
-from adaptmed.tasks.masked_images import cell_grid, masked_image_tokens, masked_outputs
 from adaptmed.types import Batch, Tokens
 
 Source = Literal["bank", "encoder", "outputs"]

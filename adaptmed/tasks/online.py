@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from adaptmed.adaptor.frozen import FrozenEncoders
 from adaptmed.bank import Bank
 from adaptmed.bank.layout import Layout, arrange_image, arrange_text
 from adaptmed.bank.source_files import ManifestFiles
 from adaptmed.data.augment import augment
 from adaptmed.data.images import prepare, read_image
 from adaptmed.errors import InputError, sentence
-from adaptmed.frozen import FrozenEncoders
 from adaptmed.lora import LoRA
 from adaptmed.types import Batch, Preprocessing
 

@@ -10,13 +10,13 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 
+from adaptmed.adaptor.model import Adaptor
+from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank, BankLoader
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError, sentence
 from adaptmed.files import sha256_of
 from adaptmed.methods import Method
-from adaptmed.model import Adaptor
-from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.lineage import Lineage
 from adaptmed.tasks.online import Online

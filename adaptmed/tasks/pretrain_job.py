@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank, BankLoader
 from adaptmed.data.images import from_bytes
 from adaptmed.encoders import Words, words_of
@@ -22,7 +23,6 @@ from adaptmed.fusion.config import to_json
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora.settings import Tunable
 from adaptmed.methods import Method
-from adaptmed.model import Adaptor
 from adaptmed.pretext.word import TiedWordHead
 from adaptmed.tasks.masking import Masker, Source, cell_px, masked_source, stored_views
 from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader

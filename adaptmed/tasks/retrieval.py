@@ -5,16 +5,12 @@ ones, so that retrieval has no frozen arm.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
-from adaptmed.fusion import Fusion
 
 
 @dataclass(frozen=True)
@@ -34,48 +30,6 @@ class RetrievalSets:
     image_group: Int[np.ndarray, " n"]
     texts: Float[np.ndarray, "m width"]
     text_group: Int[np.ndarray, " m"]
-
-
-def embed_rows(
-    fusion: Fusion,
-    bank: Bank,
-    rows: Int[np.ndarray, " n"],
-    *,
-    modality: Literal["image", "text"],
-    batch_size: int = 256,
-) -> Float[Tensor, "n width"]:
-    """Embed rows of a bank, each modality alone.
-
-    Texts are read batch by batch, so that each batch is padded only to its own longest text.
-
-    Args:
-        fusion: Used in evaluation mode, on the device where it is; its mode is put back afterwards.
-        bank: Where the Tokens are.
-        rows: Row numbers.
-        modality: Which side.
-        batch_size: Rows at a time.
-
-    Returns:
-        L2-normalised embeddings in the order of ``rows``, float32, on the CPU; a normal tensor that may enter a graph.
-
-    Raises:
-        InputError: There is no row.
-    """
-    if not len(rows):
-        raise InputError(sentence("rows", expected="at least one", got="none", fix="Choose rows of the bank."))
-    read, embed = (
-        (bank.image_tokens, fusion.embed_image) if modality == "image" else (bank.text_tokens, fusion.embed_text)
-    )
-    device = next(fusion.parameters()).device
-    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    training = fusion.training
-    fusion.eval()
-    try:
-        with torch.inference_mode():
-            embeddings = [embed(read(part, dtype=torch.float32).to(device)).float().cpu() for part in parts]
-    finally:
-        fusion.train(training)
-    return torch.cat(embeddings)
 
 
 def retrieve(

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from adaptmed.adaptor.features import embed_rows
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion
@@ -20,7 +22,6 @@ from adaptmed.metrics.retrieval import (
     weighted_recall,
 )
 from adaptmed.metrics.uncertainty import entry, patient_weights
-from adaptmed.model import Adaptor
 from adaptmed.pretext.matching import MatchingHead
 from adaptmed.tasks.device import device_of
 from adaptmed.tasks.labelled import patients_of, require_unseen
@@ -29,7 +30,7 @@ from adaptmed.tasks.pairs.judging import whom
 from adaptmed.tasks.pretext_file import has_matching, load_matching
 from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.reranking import pair_logits_both_ways, reranked_ranks
-from adaptmed.tasks.retrieval import embed_rows, retrieve
+from adaptmed.tasks.retrieval import retrieve
 from adaptmed.tasks.run_folder import read_config, read_seen
 from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.trainer import Precision

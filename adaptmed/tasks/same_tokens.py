@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from adaptmed.adaptor.model import Adaptor
+from adaptmed.adaptor.records import EncoderRecord
 from adaptmed.bank import Bank
 from adaptmed.bank.format import StoredImages, StoredTexts
 from adaptmed.errors import InputError, sentence
-from adaptmed.model import Adaptor
-from adaptmed.records import EncoderRecord
 
 
 def check_tokens(bank: Bank, adaptor: Adaptor, run: Path, *, texts: bool = True) -> None:

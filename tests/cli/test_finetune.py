@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.cli import main
-from adaptmed.model import Adaptor
 from tests.labelled_pictures import make_labelled_bank, pretrain_shortly
 
 

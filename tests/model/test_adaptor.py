@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from adaptmed.adaptor.model import Adaptor, trainable_parameters
 from adaptmed.errors import FingerprintError, InputError
-from adaptmed.model import Adaptor, trainable_parameters
 from tests.tiny_bank import write_tiny_bank
 
 TEXTS = ["small left effusion", "No pneumothorax. The heart is of normal size and the lungs are clear."]

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from adaptmed.adaptor.features import embed_rows
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Layout
 from adaptmed.data.manifest import Manifest
 from adaptmed.data.phantom import write_phantom
 from adaptmed.encoders import load_image_encoder, load_text_encoder
-from adaptmed.model import Adaptor
 from adaptmed.tasks.embedding import EmbedOptions, embed
-from adaptmed.tasks.retrieval import embed_rows
 
 
 @pytest.mark.parametrize("layout", ["all", "grid4", "pooled"])

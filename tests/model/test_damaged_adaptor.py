@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.errors import InputError
-from adaptmed.model import Adaptor
 from tests.tiny_bank import write_tiny_bank
 
 CONFIG, TENSORS = "adaptmed_config.json", "adaptor.safetensors"

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from adaptmed import frozen
+from adaptmed.adaptor.frozen import FrozenEncoders
+from adaptmed.adaptor.model import Adaptor
+from adaptmed.adaptor.records import record_image, record_text
 from adaptmed.errors import InputError
-from adaptmed.frozen import FrozenEncoders
-from adaptmed.model import Adaptor
-from adaptmed.records import record_image, record_text
 from tests.tiny_encoders import PatchEncoder, WordEncoder
 
 ARRAY = np.random.default_rng(0).integers(0, 256, (44, 52, 3), dtype=np.uint8)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.fusion import CoFusion, CrossFusion, ReleasedCrossFusion
-from adaptmed.model import Adaptor
 from tests.tiny_bank import write_tiny_bank
 
 KINDS = {

@@ -12,9 +12,9 @@ import timm
 import torch
 from peft import PeftModel
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.errors import FingerprintError, InputError
 from adaptmed.lora import LoRA
-from adaptmed.model import Adaptor
 from tests.encoders.conftest import bert_config, hf_text, vit
 
 TEXTS = ["small left effusion", "no nodule seen"]

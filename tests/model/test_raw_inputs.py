@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.errors import InputError
-from adaptmed.model import Adaptor
 from tests.tiny_encoders import PatchEncoder, WordEncoder
 
 ARRAY = np.random.default_rng(0).integers(0, 256, (44, 52, 3), dtype=np.uint8)

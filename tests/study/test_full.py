@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from adaptmed import load_image_encoder, lora
+from adaptmed.adaptor.frozen import FrozenEncoders
 from adaptmed.bank import Bank
-from adaptmed.frozen import FrozenEncoders
 from adaptmed.lora import LoRA
 from adaptmed.study.full import FULL, full_arm
 from adaptmed.study.rows import study_rows

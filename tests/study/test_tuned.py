@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adaptmed import methods
+from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
 from adaptmed.cli import main
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
-from adaptmed.model import trainable_parameters
 from adaptmed.study.run import ARMS, StudySettings, prepare
 from adaptmed.study.tuned import TUNED_ARMS
 from adaptmed.study.whole import study

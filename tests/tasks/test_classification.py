@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
+from adaptmed.adaptor.features import embed_rows
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, NonFiniteLossError
 from adaptmed.fusion import CoConfig, CoFusion, CrossConfig, CrossFusion
 from adaptmed.heads.probe import fit_probe
 from adaptmed.tasks.classification import FinetuneSettings, finetune_head
-from adaptmed.tasks.retrieval import embed_rows
 from adaptmed.types import Tokens
 
 ROWS = np.arange(48)

@@ -14,14 +14,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from adaptmed.adaptor.masked import masked_image_tokens
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank, Layout, TokenSource, verify
 from adaptmed.data.images import prepare, read_image
 from adaptmed.encoders import load_image_encoder
 from adaptmed.errors import BankError, InputError
-from adaptmed.model import Adaptor
 from adaptmed.pretext.masking import kept_patches
 from adaptmed.tasks.embedding import embed, estimate_size
-from adaptmed.tasks.masked_images import masked_image_tokens
 from adaptmed.tasks.same_tokens import check_tokens
 from tests.encoders.conftest import vit
 from tests.tiny_encoders import EXACT, WordEncoder, make_manifest, make_table

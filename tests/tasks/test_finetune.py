@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
-from adaptmed.model import Adaptor
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.head_file import load_head

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from adaptmed import Manifest
+from adaptmed.adaptor.features import image_features
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.lora import LoRA
-from adaptmed.model import Adaptor
 from adaptmed.study.rows import study_rows
 from adaptmed.study.statistics import Cell, records
 from adaptmed.tasks import division
 from adaptmed.tasks.division import divide
 from adaptmed.tasks.embedding import embed
-from adaptmed.tasks.features import image_features
 from adaptmed.tasks.head_file import load_head
 from adaptmed.tasks.processes import Processes
 from adaptmed.tasks.run_folder import read_seen

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adaptmed.adaptor.masked import cell_grid, masked_image_tokens, masked_outputs, whole_cells
 from adaptmed.bank import Layout
 from adaptmed.bank.layout import arrange_image
 from adaptmed.encoders import masked_tokens
 from adaptmed.errors import InputError
 from adaptmed.pretext.masking import kept_patches
-from adaptmed.tasks.masked_images import cell_grid, masked_image_tokens, masked_outputs, whole_cells
 from adaptmed.types import Tokens
 from tests.encoders.conftest import vit
 from tests.tiny_encoders import PatchEncoder

@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed import Manifest, load_image_encoder, load_text_encoder
+from adaptmed.adaptor.frozen import FrozenEncoders
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank, Layout
 from adaptmed.encoders import drops_patches
 from adaptmed.errors import InputError
-from adaptmed.frozen import FrozenEncoders
 from adaptmed.methods import Masking
-from adaptmed.model import Adaptor
 from adaptmed.pretext.matching import MatchingHead, mismatched_texts
 from adaptmed.study.run import StudySettings, prepare
 from adaptmed.tasks import contrastive

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from adaptmed import Manifest, load_image_encoder
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.cli import main
 from adaptmed.data.augment import augment
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA, saved_parameters
-from adaptmed.model import Adaptor
 from adaptmed.study.run import StudySettings, prepare
 from adaptmed.tasks.embedding import EmbedOptions, embed
 from adaptmed.tasks.online import Online, PixelReader, checkpoint_blocks

@@ -4,11 +4,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adaptmed.adaptor.features import embed_rows
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError
 from adaptmed.fusion import CrossConfig, CrossFusion
 from adaptmed.metrics.retrieval import first_positive_ranks
-from adaptmed.tasks.retrieval import embed_rows, retrieve
+from adaptmed.tasks.retrieval import retrieve
 from adaptmed.types import Tokens
 
 

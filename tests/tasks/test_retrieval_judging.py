@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.bank.format import ROWS
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.files import write_text_whole
-from adaptmed.model import Adaptor
 from adaptmed.tasks import reranking
 from adaptmed.tasks.pretext_file import PRETEXT, load_matching
 from adaptmed.tasks.pretrain import pretrain

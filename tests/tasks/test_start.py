@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.errors import InputError
-from adaptmed.model import Adaptor
 from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.run_folder import read_config, read_seen, write_seen
 from tests.tasks.training import METHOD, StopAfter, weights

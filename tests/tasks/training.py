@@ -5,7 +5,7 @@ from dataclasses import replace
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed import methods
-from adaptmed.model import Adaptor
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.tasks.run_folder import read_metrics
 
 METHOD = replace(

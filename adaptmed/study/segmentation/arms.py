@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from adaptmed.adaptor.model import Adaptor, trainable_parameters
 from adaptmed.bank import Bank
 from adaptmed.data.splits import fraction_rows
 from adaptmed.fusion import Fusion, build_fusion
 from adaptmed.heads.decoders import NEEDS, ScratchUnet, build_decoder
 from adaptmed.layers.draws import step_seed
 from adaptmed.metrics.segmentation import METRICS
-from adaptmed.model import Adaptor, trainable_parameters
 from adaptmed.study.segmentation.settings import TUNED, SegmentationStudy
 from adaptmed.study.segmentation.subject import Subject
 from adaptmed.study.tuned import lora_parameters

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.data.splits import fraction_rows
 from adaptmed.errors import InputError, sentence
-from adaptmed.model import Adaptor
 from adaptmed.study.checks import check_labels, check_tuned, place_of
 from adaptmed.study.scoring import Truth
 from adaptmed.study.segmentation.settings import SegmentationStudy

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from adaptmed.adaptor.saving import library_versions
 from adaptmed.bank import Bank
 from adaptmed.data.fitting import mask_to_input
 from adaptmed.data.mask_labels import as_classes
 from adaptmed.errors import InputError, sentence
-from adaptmed.saving import library_versions
 from adaptmed.study.cells import cell_path, read_cell, write_cell
 from adaptmed.study.checks import check_distinct
 from adaptmed.study.report import write_report

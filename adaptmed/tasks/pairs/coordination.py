@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from adaptmed.adaptor.frozen import SIDES
 from adaptmed.coordination.gradient import Modality, coefficients, modality_groups, modulate
 from adaptmed.coordination.scores import last_linear_logits, logits_alone
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
-from adaptmed.frozen import SIDES
 from adaptmed.fusion import CoFusion
 from adaptmed.tasks.pairs.goal import Loss
 from adaptmed.tasks.pairs.model import PairClassifier

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from adaptmed.adaptor.features import adaptor_variants
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
 from adaptmed.heads.outputs import Outputs
-from adaptmed.model import Adaptor
 from adaptmed.objectives.supervised import answer_bce
-from adaptmed.tasks.features import adaptor_variants
 from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.head_file import load_head
 from adaptmed.tasks.judging import judge

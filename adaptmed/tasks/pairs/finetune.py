@@ -8,11 +8,11 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
 from adaptmed.layers.draws import step_seed
-from adaptmed.model import Adaptor
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.labelled_batches import Batches
 from adaptmed.tasks.pairs.goal import goal_of

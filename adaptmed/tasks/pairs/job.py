@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.layers.draws import step_seed
-from adaptmed.model import Adaptor
 from adaptmed.tasks.labelled_batches import LabelledImages
 from adaptmed.tasks.lineage import check_unlabelled
 from adaptmed.tasks.online import Online, OnlineEncoders

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from adaptmed.adaptor.features import pooled_path
 from adaptmed.fusion import Fusion
 from adaptmed.layers.standardise import Standardise
-from adaptmed.tasks.features import pooled_path
 from adaptmed.tasks.image_classifier import train_used
 from adaptmed.tasks.online import OnlineEncoders
 from adaptmed.types import Batch, Tokens

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from adaptmed.adaptor.features import frozen_variants
 from adaptmed.bank import Bank
-from adaptmed.tasks.features import frozen_variants
 from adaptmed.tasks.labelled_batches import LabelledImages
 from adaptmed.tasks.online import PixelReader
 from adaptmed.types import Batch

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.files import write_text_whole
-from adaptmed.model import trainable_parameters
 from adaptmed.tasks.labelled import patients_of
 from adaptmed.tasks.pairs.answers import truncated_questions, write_answers
 from adaptmed.tasks.pairs.baselines import frozen_heads, shuffled_image

@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank
 from adaptmed.coordination.gradient import ALPHA
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of
 from adaptmed.lora import LoRA
-from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.tasks.finetuning import FinetuneSettings
 
 PairTask = Literal["answering", "image-text-classification"]

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from adaptmed.adaptor.model import Adaptor
+from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank
 from adaptmed.data.splits import fraction_rows
 from adaptmed.errors import InputError, sentence
@@ -18,8 +20,6 @@ from adaptmed.files import sha256_of
 from adaptmed.heads.decoders import NEEDS, build_decoder
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
-from adaptmed.model import Adaptor
-from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.division import Division, require_apart
 from adaptmed.tasks.image_classifier import trainable_fusion

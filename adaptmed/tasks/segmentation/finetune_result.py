@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adaptmed.adaptor.model import Adaptor, trainable_parameters
 from adaptmed.files import write_text_whole
 from adaptmed.metrics.segmentation import over_patients
-from adaptmed.model import Adaptor, trainable_parameters
 from adaptmed.tasks.division import Division
 from adaptmed.tasks.labelled import patients_of
 from adaptmed.tasks.run_folder import read_metrics

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from adaptmed.adaptor.model import Adaptor
+from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank.layout import Layout, arrange_image
 from adaptmed.data.grids import Plane
 from adaptmed.data.images import prepare, read_image
@@ -20,8 +22,6 @@ from adaptmed.data.volumes import as_grey, is_volume, read_volume, slices_to_inp
 from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of, write_text_whole
-from adaptmed.model import Adaptor
-from adaptmed.saving import TENSOR_FILE, find_adaptor
 from adaptmed.tasks.device import device_of
 from adaptmed.tasks.run_folder import open_run
 from adaptmed.tasks.segmentation.decoder_file import TENSORS, DecoderFacts, load_decoder

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank, BankInfo, Plan, TokenSource
 from adaptmed.bank.seal import seal
 from adaptmed.bank.write import begin, write_image_shard, write_text_shard
-from adaptmed.model import Adaptor
 from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.pairs.finetune import finetune_pairs
 from adaptmed.tasks.pairs.settings import PairChoices

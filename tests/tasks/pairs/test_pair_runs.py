@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.lora import LoRA
-from adaptmed.model import Adaptor
 from adaptmed.tasks.pairs.evaluate import evaluate
 from adaptmed.tasks.pairs.head_file import load_pair_head
 from adaptmed.tasks.pairs.model import Beside, PairClassifier, token_widths

@@ -8,10 +8,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.coordination.scores import class_score
 from adaptmed.errors import InputError, NonFiniteLossError
 from adaptmed.lora import LoRA
-from adaptmed.model import Adaptor
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.pairs.coordination import Coordinator
 from adaptmed.tasks.pairs.settings import Coordination, PairChoices

@@ -13,12 +13,12 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from safetensors.torch import load_file
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.cli import main
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import BankError, InputError, OverlapError
 from adaptmed.lora import LoRA
-from adaptmed.model import Adaptor
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.processes import Processes
 from adaptmed.tasks.run_folder import BEST, LAST, read_metrics, read_seen

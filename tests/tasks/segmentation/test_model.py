@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, NonFiniteLossError
 from adaptmed.heads.decoders import NEEDS, build_decoder
 from adaptmed.metrics.segmentation import METRICS
-from adaptmed.model import Adaptor
 from adaptmed.tasks.segmentation.judging import score_model
 from adaptmed.tasks.segmentation.masks import find_masks
 from adaptmed.tasks.segmentation.model import Segmenter, fit_entrance

@@ -1,13 +1,15 @@
 """What a classifier may read of an image: the fusion's embedding, and the plain pooled path around the fusion."""
 
+from typing import Literal
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from adaptmed.bank import Bank
+from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion
-from adaptmed.tasks.retrieval import embed_rows
 from adaptmed.types import Tokens
 
 EMBEDDING, BESIDE = "embedding", "embedding + CLS + mean"
@@ -57,3 +59,45 @@ def adaptor_variants(fusion: Fusion, bank: Bank, rows: Int[np.ndarray, " n"]) ->
 def embed_images(fusion: Fusion, bank: Bank, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n width"]:
     """Embeddings of images alone, as numpy."""
     return embed_rows(fusion, bank, rows, modality="image").numpy()
+
+
+def embed_rows(
+    fusion: Fusion,
+    bank: Bank,
+    rows: Int[np.ndarray, " n"],
+    *,
+    modality: Literal["image", "text"],
+    batch_size: int = 256,
+) -> Float[Tensor, "n width"]:
+    """Embed rows of a bank, each modality alone.
+
+    Texts are read batch by batch, so that each batch is padded only to its own longest text.
+
+    Args:
+        fusion: Used in evaluation mode, on the device where it is; its mode is put back afterwards.
+        bank: Where the Tokens are.
+        rows: Row numbers.
+        modality: Which side.
+        batch_size: Rows at a time.
+
+    Returns:
+        L2-normalised embeddings in the order of ``rows``, float32, on the CPU; a normal tensor that may enter a graph.
+
+    Raises:
+        InputError: There is no row.
+    """
+    if not len(rows):
+        raise InputError(sentence("rows", expected="at least one", got="none", fix="Choose rows of the bank."))
+    read, embed = (
+        (bank.image_tokens, fusion.embed_image) if modality == "image" else (bank.text_tokens, fusion.embed_text)
+    )
+    device = next(fusion.parameters()).device
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    training = fusion.training
+    fusion.eval()
+    try:
+        with torch.inference_mode():
+            embeddings = [embed(read(part, dtype=torch.float32).to(device)).float().cpu() for part in parts]
+    finally:
+        fusion.train(training)
+    return torch.cat(embeddings)

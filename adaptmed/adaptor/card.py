@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from adaptmed.saving import AdaptorConfig
+from adaptmed.adaptor.saving import AdaptorConfig
 
 _CARD = """---
 library_name: adaptmed

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from adaptmed.adaptor.records import EncoderRecord
 from adaptmed.errors import InputError, sentence
-from adaptmed.records import EncoderRecord
 from adaptmed.types import Preprocessing
 
 SCHEMA = 1

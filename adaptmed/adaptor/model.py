@@ -10,15 +10,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adaptmed.adaptor.card import model_card
+from adaptmed.adaptor.frozen import FrozenEncoders, Images, Texts
+from adaptmed.adaptor.records import records_of
+from adaptmed.adaptor.saving import AdaptorConfig, find_adaptor, library_versions, read_adaptor, write_adaptor
 from adaptmed.bank import Bank
-from adaptmed.card import model_card
 from adaptmed.errors import InputError, sentence
-from adaptmed.frozen import FrozenEncoders, Images, Texts
 from adaptmed.fusion import Fusion, ReleasedCrossFusion, build_fusion
 from adaptmed.fusion.config import check_kind, from_json, fusion_config, to_json
 from adaptmed.fusion.standardise import channel_statistics
-from adaptmed.records import records_of
-from adaptmed.saving import AdaptorConfig, find_adaptor, library_versions, read_adaptor, write_adaptor
 from adaptmed.types import Fused, ImageEncoder, TextEncoder
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from adaptmed.adaptor.records import EncoderRecord, record_image, record_text
 from adaptmed.bank.layout import Layout, arrange_image, arrange_text
 from adaptmed.encoders import load_image_encoder, load_text_encoder
 from adaptmed.errors import FingerprintError, InputError, sentence
-from adaptmed.records import EncoderRecord, record_image, record_text
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, Tokens
 
 if TYPE_CHECKING:
