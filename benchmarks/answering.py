@@ -20,6 +20,7 @@ import pandas as pd
 
 from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.bank import Bank, Layout
+from adaptmed.cohort.rows import trained_pairs
 from adaptmed.data.phantom import write_phantom
 from adaptmed.metrics.uncertainty import hierarchical, interval, patient_weights
 from adaptmed.tasks.calibrate import calibrate, calibration_method
@@ -28,7 +29,7 @@ from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.pairs.answers import normalise_answer
 from adaptmed.tasks.pairs.finetune import finetune_pairs
 from adaptmed.tasks.pairs.settings import Coordination, PairChoices
-from adaptmed.tasks.pretrain import pretrain, trained_pairs
+from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.pretrain_job import fresh_adaptor
 
 SMALL: Any = {"width": 128, "layers": 3}

@@ -16,12 +16,12 @@ from timing import compare
 from adaptmed import Bank, Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.bank import BankLoader, Layout
 from adaptmed.bank.layout import arrange_image
+from adaptmed.cohort.rows import pairs_of
 from adaptmed.data.images import prepare, read_image
 from adaptmed.data.phantom import write_phantom
 from adaptmed.pretext.matching import MatchingHead
 from adaptmed.tasks.contrastive import contrastive_loss, matching_losses
 from adaptmed.tasks.embedding import EmbedOptions, embed
-from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.pretrain_job import fresh_adaptor
 from adaptmed.tasks.pretraining import parameter_groups
 from adaptmed.types import Batch

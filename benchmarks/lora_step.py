@@ -20,12 +20,12 @@ from torch.nn.functional import cross_entropy
 from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.bank import BankLoader
 from adaptmed.bank.layout import Layout, arrange_image
+from adaptmed.cohort.rows import pairs_of
 from adaptmed.data.phantom import write_phantom
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
 from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
-from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.pretrain_job import fresh_adaptor
 from adaptmed.tasks.pretraining import Pretraining, learning_rate_factor
 from adaptmed.tasks.quiet import quiet_lightning

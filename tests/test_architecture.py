@@ -14,7 +14,7 @@ STEPS = (
     "layers",
     "encoders fusion pretext objectives bank data heads metrics",
     "lora coordination",
-    "adaptor",
+    "adaptor cohort",
     "methods",
     "tasks",
     "study",

@@ -7,11 +7,12 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from adaptmed.bank import Bank
+from adaptmed.cohort.division import require_unseen
+from adaptmed.cohort.rows import labelled_rows, labels_of, names_of, patients_of, with_image
 from adaptmed.data.splits import fraction_rows
 from adaptmed.errors import InputError, sentence
 from adaptmed.study.checks import place_of
 from adaptmed.study.statistics import Truth
-from adaptmed.tasks.labelled import labelled_rows, labels_of, names_of, patients_of, require_unseen, with_image
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import torch
 
 from adaptmed.adaptor.model import Adaptor, trainable_parameters
 from adaptmed.bank import Bank
+from adaptmed.cohort.division import overlap_of
+from adaptmed.cohort.rows import pairs_of
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion, build_fusion
 from adaptmed.heads.prompts import Prompts
@@ -23,8 +25,6 @@ from adaptmed.study.rows import StudyRows, study_rows
 from adaptmed.study.statistics import Cell, Truth, judge
 from adaptmed.study.tuned import TUNED_ARMS, Tuned, identity_of, prepare_tuned, weights_of
 from adaptmed.study.zero_shot import PromptEmbeddings, embed_prompts, retrieval_of, zero_shot_cell
-from adaptmed.tasks.labelled import overlap_of
-from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.run_folder import read_seen
 from adaptmed.tasks.same_tokens import check_tokens
 

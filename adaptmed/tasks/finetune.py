@@ -12,17 +12,17 @@ from lightning.pytorch.callbacks import Callback
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank
+from adaptmed.cohort.division import Share, divide_labelled
+from adaptmed.cohort.rows import labels_of
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of
 from adaptmed.heads.outputs import Outputs
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.division import divide
 from adaptmed.tasks.finetune_job import Job
 from adaptmed.tasks.finetune_result import RESULT, result_of, save
 from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, in_order, predict, shuffled
-from adaptmed.tasks.labelled import labels_of
 from adaptmed.tasks.labelled_batches import Batches
 from adaptmed.tasks.lineage import check_unlabelled
 from adaptmed.tasks.processes import Processes, join
@@ -88,7 +88,8 @@ def finetune(
     settings = settings or FinetuneSettings()
     adaptor = Adaptor.from_pretrained(run, load_encoders=False)
     _check(bank, adaptor, run, lora, fraction, device)
-    rows = divide(bank, fraction=fraction, seed=seed, before=read_seen(run), allow_overlap=allow_overlap)
+    share = Share(fraction=fraction, seed=seed, allow_overlap=allow_overlap)
+    rows = divide_labelled(bank, share, before=read_seen(run))
     choices = {"train_fusion": train_fusion, "fraction": fraction, "seed": seed, "allow_overlap": allow_overlap}
     open_run(out, run_config(bank, run, settings, lora, task=task, **choices))
     if (out / RESULT).exists():

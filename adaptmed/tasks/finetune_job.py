@@ -10,15 +10,15 @@ from torch import Tensor
 from adaptmed.adaptor.features import adaptor_variants
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
+from adaptmed.cohort.division import Division
+from adaptmed.cohort.rows import labels_of, patients_of
 from adaptmed.heads.outputs import Outputs
 from adaptmed.heads.probe import Probe
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
 from adaptmed.tasks.classification import head_at, starting_probe
-from adaptmed.tasks.division import Division
 from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.image_classifier import ImageClassifier, trainable_fusion
-from adaptmed.tasks.labelled import labels_of, patients_of
 from adaptmed.tasks.labelled_batches import LabelledImages, Rows, images_again, tokens_of
 from adaptmed.tasks.online import checkpoint_blocks
 

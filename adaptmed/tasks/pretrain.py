@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 from lightning.pytorch.callbacks import Callback
-from numpy.typing import NDArray
 
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank, BankLoader
-from adaptmed.data.splits import patient_digest
-from adaptmed.errors import InputError, OverlapError, sentence
+from adaptmed.cohort.division import seen_patients
+from adaptmed.cohort.rows import pairs_of, trained_pairs
+from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of
 from adaptmed.methods import Method
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
@@ -115,7 +114,7 @@ def run_job(
     processes = join(device)
     batch_size = processes.shared_batch(job.method.schedule.batch_size, len(train))
     before = Lineage.joined([Lineage.of_bank(bank.folder), *([] if job.start is None else [Lineage.of_run(job.start)])])
-    seen = sorted({*_seen_patients(bank, train, validate), *before.patients})
+    seen = sorted({*seen_patients(bank, train, validate), *before.patients})
     labels = 1.0 if job.method.negatives_by_label else before.labels
     if processes.agreed(lambda: _is_finished(out, {**config, "labels_read": labels}, seen)):
         return Adaptor.from_pretrained(find_adaptor(out), load_encoders=False)
@@ -177,27 +176,6 @@ def _consumed(steps: int, per_epoch: int, accumulate: int) -> int:
     return epochs * per_epoch + steps * accumulate
 
 
-def trained_pairs(bank: Bank) -> NDArray[np.int64]:
-    """Row numbers of the training pairs.
-
-    Raises:
-        InputError: If there are fewer than two.
-    """
-    train = pairs_of(bank, "train")
-    if len(train) < 2:
-        expected = "at least 2 image-text pairs in the split train"
-        fix = "Check the manifest's split column and that both encoders were given to `adaptmed embed`."
-        raise InputError(sentence(str(bank.folder), expected=expected, got=len(train), fix=fix))
-    return train
-
-
-def pairs_of(bank: Bank, split: str) -> NDArray[np.int64]:
-    """Row numbers of a split that have both an image and a text."""
-    rows = bank.subset(split)
-    frame = bank.rows.iloc[rows]
-    return rows[((frame["image_index"] >= 0) & (frame["text_index"] >= 0)).to_numpy()]
-
-
 def run_config(
     bank: Bank,
     method: Method,
@@ -227,24 +205,6 @@ def _require_labels(bank: Bank) -> None:
     if not bank.info.labels and bank.info.class_column is None:
         expected, fix = "labels or classes for --negatives-by-label", "Embed with --labels, or leave the option out."
         raise InputError(sentence(str(bank.folder), expected=expected, got="neither", fix=fix))
-
-
-def _seen_patients(bank: Bank, train: NDArray[np.int64], validate: NDArray[np.int64]) -> list[str]:
-    """Digests of the patients that training and early stopping read; none may stand in two splits."""
-    patients = bank.rows["patient"].astype(str).to_numpy()
-    trained, judged, held_out = (set(patients[rows]) for rows in (train, validate, bank.subset("test")))
-    seen = trained | judged
-    both = (trained & judged) | (seen & held_out)
-    if both:
-        raise OverlapError(
-            sentence(
-                "split",
-                expected="no patient in two of train, validate and test",
-                got=f"{len(both)} such patients",
-                fix="Run `adaptmed check` on the manifest and mend its split column.",
-            )
-        )
-    return patient_digest(sorted(seen))
 
 
 def _keep_best(task: Pretraining, out: Path) -> None:

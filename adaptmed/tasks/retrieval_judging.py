@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 from adaptmed.adaptor.features import embed_rows
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
+from adaptmed.cohort.division import require_unseen
+from adaptmed.cohort.rows import pairs_of, patients_of
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion
 from adaptmed.methods import Method, from_json
@@ -24,11 +26,9 @@ from adaptmed.metrics.retrieval import (
 from adaptmed.metrics.uncertainty import entry, patient_weights
 from adaptmed.pretext.matching import MatchingHead
 from adaptmed.tasks.device import device_of
-from adaptmed.tasks.labelled import patients_of, require_unseen
 from adaptmed.tasks.lineage import Lineage
 from adaptmed.tasks.pairs.judging import whom
 from adaptmed.tasks.pretext_file import has_matching, load_matching
-from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.reranking import pair_logits_both_ways, reranked_ranks
 from adaptmed.tasks.retrieval import retrieve
 from adaptmed.tasks.run_folder import read_config, read_seen

@@ -12,13 +12,13 @@ from adaptmed import Manifest
 from adaptmed.adaptor.features import image_features
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
+from adaptmed.cohort.division import Share, divide_labelled
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.lora import LoRA
 from adaptmed.study.rows import study_rows
 from adaptmed.study.statistics import Cell, records
 from adaptmed.tasks import division
-from adaptmed.tasks.division import divide
 from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.head_file import load_head
 from adaptmed.tasks.processes import Processes
@@ -70,7 +70,7 @@ def test_the_saved_head_and_adaptor_give_the_judged_predictions(bank, run, tmp_p
 
 
 def test_the_fraction_is_that_of_a_study_and_labels_outside_it_decide_nothing(bank, run, tmp_path, monkeypatch):
-    chosen = divide(bank, fraction=0.5, seed=3, before=(), allow_overlap=False)
+    chosen = divide_labelled(bank, Share(fraction=0.5, seed=3), before=())
     rows = study_rows(bank)
     assert np.array_equal(chosen.train, rows.train[rows.fraction(0.5, 3)])
     tune(bank, run, tmp_path / "one", fraction=0.5, seed=3, **TUNED)
@@ -86,7 +86,7 @@ def test_the_fraction_is_that_of_a_study_and_labels_outside_it_decide_nothing(ba
 def test_the_patients_it_has_seen_are_those_it_read_and_those_of_the_run(bank, run, tmp_path):
     half = replace(SHORT, epochs=1)
     tune(bank, run, tmp_path / "out", fraction=0.5, settings=half)
-    rows = divide(bank, fraction=0.5, seed=0, before=(), allow_overlap=False)
+    rows = divide_labelled(bank, Share(fraction=0.5), before=())
     read = set(patient_digest(bank.rows["patient"].iloc[[*rows.train, *rows.validate]]))
     assert read < read_seen(run)
     assert read_seen(tmp_path / "out") == read_seen(run)

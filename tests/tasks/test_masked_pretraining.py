@@ -9,12 +9,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed import methods
+from adaptmed.cohort.rows import pairs_of
 from adaptmed.encoders import words_of
 from adaptmed.fusion import CoFusion
 from adaptmed.layers.draws import step_seed
 from adaptmed.pretext.masking import mask_words
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.pretrain import pairs_of, pretrain
+from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.pretrain_job import PretrainJob
 from adaptmed.tasks.run_folder import BEST, LAST
 from tests.tasks.masked_bank import M3AE, UMD, Watch, assert_equal, tensors_of, tiny, write_masked_banks

@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed.bank import Bank
+from adaptmed.cohort.rows import pairs_of
 from adaptmed.errors import NonFiniteLossError
-from adaptmed.tasks.pretrain import pairs_of, pretrain
+from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.run_folder import LAST, read_metrics
 from tests.tasks.training import METHOD, StopAfter, drop_seconds, weights
 from tests.tiny_bank import write_tiny_bank

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from adaptmed.adaptor.model import Adaptor, trainable_parameters
 from adaptmed.bank import Bank
+from adaptmed.cohort.rows import pairs_of
 from adaptmed.data.splits import fraction_rows
 from adaptmed.fusion import Fusion, build_fusion
 from adaptmed.heads.decoders import NEEDS, ScratchUnet, build_decoder
@@ -19,7 +20,6 @@ from adaptmed.study.segmentation.settings import TUNED, SegmentationStudy
 from adaptmed.study.segmentation.subject import Subject
 from adaptmed.study.tuned import lora_parameters
 from adaptmed.tasks.image_classifier import trainable_fusion
-from adaptmed.tasks.pretrain import pairs_of
 from adaptmed.tasks.segmentation.judging import score_model, score_nothing
 from adaptmed.tasks.segmentation.model import Segmenter
 from adaptmed.tasks.segmentation.predicting import predict_rows

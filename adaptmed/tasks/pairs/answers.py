@@ -13,9 +13,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from adaptmed.bank import Bank
+from adaptmed.cohort.rows import Reject, pair_rows
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
-from adaptmed.tasks.pairs.rows import Reject, pair_rows
 
 Rows = Int[np.ndarray, " n"]
 _CLOSED = ("yes", "no")

@@ -6,8 +6,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from adaptmed.bank import Bank
+from adaptmed.cohort.rows import patients_of
 from adaptmed.layers.draws import step_seed
-from adaptmed.tasks.labelled import patients_of
 from adaptmed.tasks.labelled_batches import features_of
 from adaptmed.tasks.pairs.goal import Goal
 from adaptmed.tasks.pairs.model import FeatureClassifier

@@ -11,6 +11,8 @@ import torch
 from adaptmed.adaptor.features import adaptor_variants
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
+from adaptmed.cohort.division import require_unseen
+from adaptmed.cohort.rows import labelled_rows, labels_of, names_of, patients_of, with_image
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
 from adaptmed.heads.outputs import Outputs
@@ -18,7 +20,6 @@ from adaptmed.objectives.supervised import answer_bce
 from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.head_file import load_head
 from adaptmed.tasks.judging import judge
-from adaptmed.tasks.labelled import labelled_rows, labels_of, names_of, patients_of, require_unseen, with_image
 from adaptmed.tasks.pairs.baselines import shuffled_image
 from adaptmed.tasks.pairs.goal import judged_rows
 from adaptmed.tasks.pairs.head_file import PairHeadFacts, load_pair_head

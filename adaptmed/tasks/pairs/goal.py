@@ -10,20 +10,18 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from adaptmed.bank import Bank
+from adaptmed.cohort.division import SPLITS, Division, Share, divide
+from adaptmed.cohort.rows import Reject, labelled_rows, labels_of, names_of, pair_rows
 from adaptmed.coordination.scores import class_score, label_score
 from adaptmed.errors import InputError, sentence
 from adaptmed.heads.outputs import Outputs, learnable
 from adaptmed.objectives.supervised import answer_bce, balanced_weights, masked_bce, masked_cross_entropy
-from adaptmed.tasks.division import Division
-from adaptmed.tasks.labelled import labelled_rows, labels_of, names_of
 from adaptmed.tasks.pairs.answers import AnswerVocabulary, answering_rows, answers_of
 from adaptmed.tasks.pairs.judging import judge_answers, judge_labels
-from adaptmed.tasks.pairs.rows import Reject, divide_pairs, pair_rows
 from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
 
 Rows = Int[np.ndarray, " n"]
 Loss = Callable[[Tensor, Tensor], Float[Tensor, ""]]
-SPLITS = ("train", "validate", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +69,7 @@ def _answers(bank: Bank, choices: PairChoices, before: frozenset[str] | None) ->
     train, validate, test = (rows for rows, _ in found)
     rejects = [reject for _, rejected in found for reject in rejected]
     strata = np.array(answers_of(bank, train), dtype=object)
-    rows = divide_pairs(bank, (train, validate, test), strata, choices, before=before)
+    rows = divide(bank, (train, validate, test), strata, _share(choices), before=before)
     others = np.concatenate([train, validate, test]) if choices.answers_from == "all" else rows.train
     vocabulary = AnswerVocabulary.of(answers_of(bank, rows.train), more=answers_of(bank, others))
     return Goal(
@@ -90,7 +88,7 @@ def _labels(bank: Bank, choices: PairChoices, before: frozenset[str] | None) -> 
     found = [_labelled_pairs(bank, split) for split in SPLITS]
     train, validate, test = (rows for rows, _ in found)
     rejects = [reject for _, rejected in found for reject in rejected]
-    rows = divide_pairs(bank, (train, validate, test), labels_of(bank, train), choices, before=before)
+    rows = divide(bank, (train, validate, test), labels_of(bank, train), _share(choices), before=before)
     names, labels = names_of(bank), labels_of(bank, rows.train)
     outputs = learnable(labels, len(names))
     if not outputs.usable:
@@ -110,6 +108,10 @@ def _labels(bank: Bank, choices: PairChoices, before: frozenset[str] | None) -> 
             "left_out": {names[index]: reason for index, reason in outputs.reasons.items()},
         },
     )
+
+
+def _share(choices: PairChoices) -> Share:
+    return Share(fraction=choices.fraction, seed=choices.seed, allow_overlap=choices.allow_overlap)
 
 
 def _label_loss(outputs: Outputs, labels: Shaped[np.ndarray, "n *label"], choices: PairChoices) -> Loss:

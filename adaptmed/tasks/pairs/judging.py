@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from adaptmed.bank import Bank
+from adaptmed.cohort.rows import labels_of, names_of, patients_of
 from adaptmed.heads.outputs import Outputs
 from adaptmed.metrics.classification import weighted_accuracy, weighted_macro_f1
 from adaptmed.metrics.uncertainty import entry, patient_weights
 from adaptmed.tasks.judging import judge
-from adaptmed.tasks.labelled import labels_of, names_of, patients_of
 from adaptmed.tasks.pairs.answers import AnswerVocabulary, answers_of, closed_of
 
 Rows = Int[np.ndarray, " n"]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptmed.adaptor.model import trainable_parameters
+from adaptmed.cohort.rows import patients_of
 from adaptmed.files import write_text_whole
-from adaptmed.tasks.labelled import patients_of
 from adaptmed.tasks.pairs.answers import truncated_questions, write_answers
 from adaptmed.tasks.pairs.baselines import frozen_heads, shuffled_image
 from adaptmed.tasks.pairs.head_file import PairHeadFacts, save_pair_head

@@ -14,22 +14,21 @@ from lightning.pytorch.callbacks import Callback
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank
-from adaptmed.data.splits import fraction_rows
+from adaptmed.cohort.division import SPLITS, Division, Share, divide, require_apart
+from adaptmed.cohort.rows import with_mask
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of
 from adaptmed.heads.decoders import NEEDS, build_decoder
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.division import Division, require_apart
 from adaptmed.tasks.image_classifier import trainable_fusion
-from adaptmed.tasks.labelled import patients_of
 from adaptmed.tasks.lineage import check_unlabelled
 from adaptmed.tasks.processes import Processes, join
 from adaptmed.tasks.run_folder import BEST, open_run, read_seen, write_seen
 from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.segmentation.finetune_result import RESULT, result_of, save
-from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks, with_mask
+from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks
 from adaptmed.tasks.segmentation.model import Segmenter
 from adaptmed.tasks.segmentation.reading import Examples, InOrder, Steps, Wanted, WindowReader
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
@@ -104,8 +103,8 @@ def finetune_segmentation(
     """
     adaptor = Adaptor.from_pretrained(run, load_encoders=False)
     _check(bank, adaptor, run, choices, device)
-    sides = (with_mask(bank, split) for split in ("train", "validate", "test"))
-    require_apart(bank, *sides, before=read_seen(run), allow_overlap=choices.allow_overlap)
+    train, validate, test = (with_mask(bank, split) for split in SPLITS)
+    require_apart(bank, (train, validate, test), before=read_seen(run), allow_overlap=choices.allow_overlap)
     open_run(out, run_config(bank, run, choices))
     if (out / RESULT).exists():
         return json.loads((out / RESULT).read_text())
@@ -147,15 +146,14 @@ def divide_masks(bank: Bank, masks: Masks, choices: Choices, before: frozenset[s
         InputError: No mask of the fraction holds a label.
         OverlapError: A patient stands in train and validate, or a test patient was seen.
     """
-    train, validate, test = (masks.rows(split) for split in ("train", "validate", "test"))
-    seen = {"before": before, "allow_overlap": choices.allow_overlap}
-    overlap = require_apart(bank, train, validate, test, **seen)  # type: ignore[arg-type]
-    present = masks.present(train).astype(float)
-    train = train[fraction_rows(patients_of(bank, train), present, choices.fraction, seed=choices.seed)]
-    if not masks.present(train).any():
-        expected, got = "a mask that is not empty", f"none among {len(train)} of the fraction {choices.fraction:g}"
+    train, validate, test = (masks.rows(split) for split in SPLITS)
+    share = Share(fraction=choices.fraction, seed=choices.seed, allow_overlap=choices.allow_overlap)
+    strata = masks.present(train).astype(float)
+    rows = divide(bank, (train, validate, test), strata, share, before=before, judged=test)
+    if not masks.present(rows.train).any():
+        expected, got = "a mask that is not empty", f"none among {len(rows.train)} of the fraction {choices.fraction:g}"
         raise InputError(sentence("fraction", expected=expected, got=got, fix="Take a larger --fraction."))
-    return Division.of(bank, train, validate, test, before=before, overlap=overlap)
+    return rows
 
 
 def wanted_by(choices: Choices) -> Wanted:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from adaptmed.adaptor.model import Adaptor, trainable_parameters
+from adaptmed.cohort.division import Division
+from adaptmed.cohort.rows import patients_of
 from adaptmed.files import write_text_whole
 from adaptmed.metrics.segmentation import over_patients
-from adaptmed.tasks.division import Division
-from adaptmed.tasks.labelled import patients_of
 from adaptmed.tasks.run_folder import read_metrics
 from adaptmed.tasks.segmentation.decoder_file import DecoderFacts, save_decoder
 from adaptmed.tasks.segmentation.judging import as_scores, score_model, score_nothing

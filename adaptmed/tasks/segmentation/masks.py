@@ -17,6 +17,7 @@ from torch import Tensor
 
 from adaptmed.bank import Bank, prefetched
 from adaptmed.bank.source_files import ManifestFiles
+from adaptmed.cohort.rows import with_mask
 from adaptmed.data.fitting import mask_to_input
 from adaptmed.data.grids import Plane
 from adaptmed.data.images import read_image
@@ -25,7 +26,6 @@ from adaptmed.data.masks import Mask, read_mask, refuse_other_geometry
 from adaptmed.data.volumes import Volume, read_volume
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
-from adaptmed.tasks.labelled import with_image
 
 FACTS, LAID, REJECTS = "masks.json", "masks.npy", "rejects.jsonl"
 NOT_LABELLED = -1
@@ -130,12 +130,6 @@ def find_masks(
     laid = np.load(folder / LAID, mmap_mode="r")
     first = {int(row): number for row, number in facts["first"].items()}
     return Masks(bank, files, dict(sorted(known.items())), values, rejects, laid, first)
-
-
-def with_mask(bank: Bank, split: str) -> Int[np.ndarray, " n"]:
-    """Row numbers of a split that have an image and name a mask, usable or not."""
-    rows = with_image(bank, split)
-    return rows[bank.rows["mask"].iloc[rows].astype(str).to_numpy() != ""] if "mask" in bank.rows else rows[:0]
 
 
 def _rows_with_masks(bank: Bank) -> list[int]:
