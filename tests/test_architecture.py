@@ -15,6 +15,7 @@ STEPS = (
     "encoders fusion pretext objectives bank data heads metrics",
     "lora coordination",
     "adaptor cohort",
+    "runs",
     "methods",
     "tasks",
     "study",

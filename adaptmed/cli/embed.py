@@ -108,9 +108,9 @@ def embed(
     from adaptmed.bank import Layout
     from adaptmed.data.manifest import Manifest
     from adaptmed.encoders import load_image_encoder, load_text_encoder, patch_grid
+    from adaptmed.runs.lineage import Lineage
+    from adaptmed.runs.processes import join
     from adaptmed.tasks.embedding import EmbedOptions
-    from adaptmed.tasks.lineage import Lineage
-    from adaptmed.tasks.processes import join
 
     kept = Layout()
     if adaptor is not None:
@@ -170,8 +170,8 @@ def _run(
     from rich.console import Console
 
     from adaptmed.bank.format import INFO
+    from adaptmed.runs.processes import join
     from adaptmed.tasks.embedding import embed, estimate_size
-    from adaptmed.tasks.processes import join
 
     first = join(options.device).first
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not first)

@@ -7,7 +7,7 @@ from typing import Any
 from adaptmed.adaptor.records import records_of
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
-from adaptmed.tasks.lineage import Lineage
+from adaptmed.runs.lineage import Lineage
 
 
 def check_tuned(plain: Bank, tuned: Bank) -> None:

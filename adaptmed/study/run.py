@@ -17,6 +17,8 @@ from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion, build_fusion
 from adaptmed.heads.prompts import Prompts
 from adaptmed.layers.draws import step_seed
+from adaptmed.runs.folder import read_seen
+from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.study.arms import Arm, Outcome, adaptor_arms
 from adaptmed.study.cells import cell_path, read_cell, write_cell
 from adaptmed.study.checks import check_labels
@@ -25,8 +27,6 @@ from adaptmed.study.rows import StudyRows, study_rows
 from adaptmed.study.statistics import Cell, Truth, judge
 from adaptmed.study.tuned import TUNED_ARMS, Tuned, identity_of, prepare_tuned, weights_of
 from adaptmed.study.zero_shot import PromptEmbeddings, embed_prompts, retrieval_of, zero_shot_cell
-from adaptmed.tasks.run_folder import read_seen
-from adaptmed.tasks.same_tokens import check_tokens
 
 ARMS = ("frozen", "adaptor-untrained", "text-informed probe", "adaptor", "adaptor-trained")
 KNOWN = (*ARMS, *TUNED_ARMS, "adaptor-head", "full")

@@ -9,11 +9,11 @@ from adaptmed.adaptor.features import adaptor_variants
 from adaptmed.adaptor.model import Adaptor, trainable_parameters
 from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank
+from adaptmed.runs.folder import read_seen
+from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.study.arms import Arm, best_probe, frozen_arm, probe_arm
 from adaptmed.study.checks import check_labels, check_tuned
 from adaptmed.study.rows import StudyRows
-from adaptmed.tasks.run_folder import read_seen
-from adaptmed.tasks.same_tokens import check_tokens
 
 TUNED_ARMS = ("lora", "adaptor+lora")
 

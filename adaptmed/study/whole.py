@@ -10,13 +10,13 @@ from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.adaptor.saving import library_versions
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
+from adaptmed.runs.folder import open_run
 from adaptmed.study.checks import check_distinct
 from adaptmed.study.pictures import maps_of, retrieval_examples
 from adaptmed.study.report import write_report
 from adaptmed.study.run import Progress, StudySettings, Subject, arms_of, cells_of, prepare, results_of
 from adaptmed.study.statistics import write_json
 from adaptmed.study.tuned import facts_of
-from adaptmed.tasks.run_folder import open_run
 
 
 def study(

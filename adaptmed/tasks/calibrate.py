@@ -11,10 +11,10 @@ from adaptmed.bank import Bank
 from adaptmed.cohort.rows import pairs_of, trained_pairs
 from adaptmed.errors import InputError, sentence
 from adaptmed.methods import Masking, Method, Schedule, from_json
+from adaptmed.runs.folder import read_config
 from adaptmed.tasks.pretext_file import PRETEXT
 from adaptmed.tasks.pretrain import run_config, run_job
 from adaptmed.tasks.pretrain_job import PretrainJob
-from adaptmed.tasks.run_folder import read_config
 from adaptmed.tasks.trainer import Precision
 
 FEATURES = 1e-5

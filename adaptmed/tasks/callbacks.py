@@ -11,7 +11,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed.errors import NonFiniteLossError, TerminatedError
-from adaptmed.tasks.run_folder import BEST, LAST, PREVIOUS, append_metrics
+from adaptmed.runs.folder import BEST, LAST, PREVIOUS, append_metrics
 
 LEAST_GAIN = 1e-5
 

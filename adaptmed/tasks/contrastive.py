@@ -12,7 +12,7 @@ from adaptmed.objectives.contrastive import info_nce
 from adaptmed.objectives.matching import matching_loss
 from adaptmed.pretext.dropping import drop_tokens
 from adaptmed.pretext.matching import MatchingHead, matching_targets, mismatched_texts
-from adaptmed.tasks.processes import CutBatch, Processes
+from adaptmed.runs.processes import CutBatch, Processes
 from adaptmed.types import Batch, Tokens
 
 ALONE = CutBatch(Processes(), lambda part: part[None])

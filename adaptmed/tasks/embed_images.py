@@ -21,9 +21,9 @@ from adaptmed.data.volumes import as_grey, count_slices, read_volume, slices_to_
 from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError
 from adaptmed.layers.places import token_places
+from adaptmed.runs.processes import Processes
 from adaptmed.tasks.embed_options import EmbedOptions
 from adaptmed.tasks.embed_plan import Items
-from adaptmed.tasks.processes import Processes
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, Tokens
 
 Progress = Callable[[Kind, int, int], None]

@@ -12,7 +12,7 @@ from adaptmed.bank import DType, Layout
 from adaptmed.data.grids import Plane
 from adaptmed.data.volumes import check_window
 from adaptmed.errors import InputError, sentence
-from adaptmed.tasks.device import device_of
+from adaptmed.runs.processes import device_of
 from adaptmed.types import Fit, ImageEncoder, Preprocessing, TextEncoder
 
 

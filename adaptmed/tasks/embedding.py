@@ -14,10 +14,10 @@ from adaptmed.bank.layout import DTYPES, arrange_text, to_stored
 from adaptmed.bank.seal import seal
 from adaptmed.bank.write import begin, is_whole, reopen, require_space, write_text_shard
 from adaptmed.data.manifest import Manifest
+from adaptmed.runs.processes import Processes, join, together
 from adaptmed.tasks.embed_images import Progress, image_sizes, mended_shards, own_shards, place_on_device, write_images
 from adaptmed.tasks.embed_options import EmbedOptions
 from adaptmed.tasks.embed_plan import Items, plan_of
-from adaptmed.tasks.processes import Processes, join, together
 from adaptmed.types import ImageEncoder, TextEncoder, TokenIds, Tokens
 
 __all__ = ["EmbedOptions", "SizeEstimate", "embed", "estimate_size"]

@@ -19,15 +19,15 @@ from adaptmed.files import sha256_of
 from adaptmed.heads.outputs import Outputs
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
+from adaptmed.runs.folder import BEST, open_run, read_seen, write_seen
+from adaptmed.runs.lineage import check_unlabelled
+from adaptmed.runs.processes import Processes, join
+from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.finetune_job import Job
 from adaptmed.tasks.finetune_result import RESULT, result_of, save
 from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, in_order, predict, shuffled
 from adaptmed.tasks.labelled_batches import Batches
-from adaptmed.tasks.lineage import check_unlabelled
-from adaptmed.tasks.processes import Processes, join
-from adaptmed.tasks.run_folder import BEST, open_run, read_seen, write_seen
-from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.trainer import Length, fit_or_resume, run_trainer
 
 

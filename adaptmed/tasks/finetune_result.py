@@ -11,11 +11,11 @@ from torch import Tensor
 from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.cohort.rows import labels_of, names_of, patients_of
 from adaptmed.files import write_text_whole
+from adaptmed.runs.folder import read_metrics
 from adaptmed.tasks.finetune_job import Job, Start
 from adaptmed.tasks.head_file import HeadFacts, save_head
 from adaptmed.tasks.image_classifier import ImageClassifier
 from adaptmed.tasks.judging import judge
-from adaptmed.tasks.run_folder import read_metrics
 
 RESULT = "metrics.json"
 

@@ -16,14 +16,14 @@ from adaptmed.cohort.rows import pairs_of, trained_pairs
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of
 from adaptmed.methods import Method
+from adaptmed.runs.folder import BEST, open_run, read_metrics, write_seen
+from adaptmed.runs.lineage import Lineage
+from adaptmed.runs.processes import join
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.lineage import Lineage
 from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretext_file import save_pretext
 from adaptmed.tasks.pretrain_job import PretrainJob
 from adaptmed.tasks.pretraining import Pretraining
-from adaptmed.tasks.processes import join
-from adaptmed.tasks.run_folder import BEST, open_run, read_metrics, write_seen
 from adaptmed.tasks.trainer import Length, Precision, fit_or_resume, run_trainer
 
 

@@ -24,12 +24,12 @@ from adaptmed.layers.draws import step_seed
 from adaptmed.lora.settings import Tunable
 from adaptmed.methods import Method
 from adaptmed.pretext.word import TiedWordHead
+from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.tasks.masking import Masker, Source, cell_px, masked_source, stored_views
 from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
 from adaptmed.tasks.pretext_file import load_pretext
 from adaptmed.tasks.pretext_modules import build_pretext
 from adaptmed.tasks.pretraining import Pretraining
-from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.types import Batch
 
 Rows = NDArray[np.int64]

@@ -16,12 +16,12 @@ from adaptmed.fusion import CoFusion, Fusion
 from adaptmed.fusion.config import MAX_LOG_SCALE
 from adaptmed.layers.draws import step_seed
 from adaptmed.methods import Method, Schedule
+from adaptmed.runs.processes import CutBatch, Processes
 from adaptmed.tasks.average import WeightAverage
 from adaptmed.tasks.contrastive import contrastive_loss, matching_losses
 from adaptmed.tasks.masking import Masker
 from adaptmed.tasks.online import OnlineEncoders
 from adaptmed.tasks.pretext_modules import build_pretext
-from adaptmed.tasks.processes import CutBatch, Processes
 from adaptmed.tasks.reconstruction import Student, reconstruction_losses
 from adaptmed.types import Batch
 

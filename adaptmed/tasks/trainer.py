@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from adaptmed.errors import TerminatedError
+from adaptmed.runs.folder import LAST
+from adaptmed.runs.processes import Processes, together
 from adaptmed.tasks.callbacks import KeepCheckpoints, MetricsLines, StopEarly, StopOnSigterm
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.processes import Processes, together
 from adaptmed.tasks.quiet import quiet_lightning
-from adaptmed.tasks.run_folder import LAST
 
 Precision = Literal["fp32", "bf16"]
 

@@ -12,11 +12,11 @@ from adaptmed.bank import Bank
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.metrics.segmentation import METRICS
+from adaptmed.runs.folder import write_seen
 from adaptmed.study.segmentation import arms as contenders
 from adaptmed.study.segmentation.settings import ARMS, KNOWN, TUNED, SegmentationStudy
 from adaptmed.study.segmentation.subject import open_subject, prepare
 from adaptmed.study.segmentation.whole import study_segmentation
-from adaptmed.tasks.run_folder import write_seen
 from tests.study.masked_pictures import (
     EVERY,
     NAMES,

@@ -21,8 +21,8 @@ from adaptmed.data.images import prepare, read_image
 from adaptmed.encoders import load_image_encoder
 from adaptmed.errors import BankError, InputError
 from adaptmed.pretext.masking import kept_patches
+from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.tasks.embedding import embed, estimate_size
-from adaptmed.tasks.same_tokens import check_tokens
 from tests.encoders.conftest import vit
 from tests.tiny_encoders import EXACT, WordEncoder, make_manifest, make_table
 from tests.volume_files import make_volumes

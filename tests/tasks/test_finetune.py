@@ -14,10 +14,10 @@ from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
+from adaptmed.runs.folder import BEST, LAST, read_metrics
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.head_file import load_head
-from adaptmed.tasks.run_folder import BEST, LAST, read_metrics
 from tests.labelled_pictures import make_labelled_bank, pretrain_shortly
 from tests.tasks.training import StopAfter, drop_seconds
 from tests.tasks.tuning import SHORT, TUNED, same, tensors, tune

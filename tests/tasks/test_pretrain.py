@@ -19,9 +19,9 @@ from adaptmed.cohort.rows import pairs_of
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.fusion.config import MAX_LOG_SCALE
+from adaptmed.runs.folder import BEST, LAST, read_metrics, read_seen
 from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.pretrain_job import fresh_adaptor
-from adaptmed.tasks.run_folder import BEST, LAST, read_metrics, read_seen
 from tests.tasks.training import METHOD, StopAfter, drop_seconds, weights
 from tests.tiny_bank import write_tiny_bank
 

@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import Callback
 
 from adaptmed import methods
 from adaptmed.adaptor.model import Adaptor
-from adaptmed.tasks.run_folder import read_metrics
+from adaptmed.runs.folder import read_metrics
 
 METHOD = replace(
     methods.adaptor(),

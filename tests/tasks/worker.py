@@ -12,11 +12,11 @@ from adaptmed.bank import Bank, Layout
 from adaptmed.data.manifest import Manifest
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
+from adaptmed.runs.processes import CutBatch, join
 from adaptmed.tasks.calibrate import calibrate
 from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretrain import pretrain
-from adaptmed.tasks.processes import CutBatch, join
 from adaptmed.types import Tokens
 from tests.encoders.conftest import vit
 from tests.tasks.masked_bank import M3AE, UMD

@@ -14,6 +14,7 @@ from adaptmed.bank import Bank
 from adaptmed.data.fitting import mask_to_input
 from adaptmed.data.mask_labels import as_classes
 from adaptmed.errors import InputError, sentence
+from adaptmed.runs.folder import open_run
 from adaptmed.study.cells import cell_path, read_cell, write_cell
 from adaptmed.study.checks import check_distinct
 from adaptmed.study.report import write_report
@@ -23,7 +24,6 @@ from adaptmed.study.segmentation.overlays import Overlay, colours, draw_overlay
 from adaptmed.study.segmentation.settings import BASELINES, TUNED, SegmentationStudy
 from adaptmed.study.segmentation.subject import Run, Subject, has_pixels, open_subject, prepare, shown_rows
 from adaptmed.study.statistics import Cell, judge, write_json
-from adaptmed.tasks.run_folder import open_run
 from adaptmed.tasks.segmentation.reading import Wanted, WindowReader
 
 SHOWN = 6

@@ -17,6 +17,8 @@ from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
 from adaptmed.heads.outputs import Outputs
 from adaptmed.objectives.supervised import answer_bce
+from adaptmed.runs.folder import read_config, read_seen
+from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.head_file import load_head
 from adaptmed.tasks.judging import judge
@@ -29,8 +31,6 @@ from adaptmed.tasks.pairs.reading import PairReading
 from adaptmed.tasks.pairs.result import ONE_PATIENT, RESULT
 from adaptmed.tasks.pairs.settings import ANSWERING, CLASSIFICATION
 from adaptmed.tasks.pairs.training import PairTuning, predict
-from adaptmed.tasks.run_folder import read_config, read_seen
-from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.trainer import Precision
 
 

@@ -13,6 +13,8 @@ from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
 from adaptmed.layers.draws import step_seed
+from adaptmed.runs.folder import BEST, open_run, read_seen, write_seen
+from adaptmed.runs.processes import Processes, join
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.labelled_batches import Batches
 from adaptmed.tasks.pairs.goal import goal_of
@@ -20,8 +22,6 @@ from adaptmed.tasks.pairs.job import PairJob, check
 from adaptmed.tasks.pairs.result import REJECTS, RESULT, result_of, save
 from adaptmed.tasks.pairs.settings import PairChoices, run_config
 from adaptmed.tasks.pairs.training import PairTuning, in_order, shuffled
-from adaptmed.tasks.processes import Processes, join
-from adaptmed.tasks.run_folder import BEST, open_run, read_seen, write_seen
 from adaptmed.tasks.trainer import Length, fit_or_resume, run_trainer
 
 

@@ -9,8 +9,9 @@ from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.layers.draws import step_seed
+from adaptmed.runs.lineage import check_unlabelled
+from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.tasks.labelled_batches import LabelledImages
-from adaptmed.tasks.lineage import check_unlabelled
 from adaptmed.tasks.online import Online, OnlineEncoders
 from adaptmed.tasks.pairs.baselines import known
 from adaptmed.tasks.pairs.coordination import COORDINATION, Coordinator, require_streams
@@ -26,7 +27,6 @@ from adaptmed.tasks.pairs.model import (
 from adaptmed.tasks.pairs.reading import PairReading, frozen_features
 from adaptmed.tasks.pairs.settings import PairChoices
 from adaptmed.tasks.pairs.training import PairTuning
-from adaptmed.tasks.same_tokens import check_tokens
 
 
 @dataclass(frozen=True)

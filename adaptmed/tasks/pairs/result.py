@@ -8,6 +8,7 @@ from typing import Any
 from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.cohort.rows import patients_of
 from adaptmed.files import write_text_whole
+from adaptmed.runs.folder import read_metrics
 from adaptmed.tasks.pairs.answers import truncated_questions, write_answers
 from adaptmed.tasks.pairs.baselines import frozen_heads, shuffled_image
 from adaptmed.tasks.pairs.head_file import PairHeadFacts, save_pair_head
@@ -16,7 +17,6 @@ from adaptmed.tasks.pairs.judging import answered, beside_answers, right_answers
 from adaptmed.tasks.pairs.model import PairClassifier, joint_width, token_widths
 from adaptmed.tasks.pairs.settings import ANSWERING
 from adaptmed.tasks.pairs.training import PairTuning, predict
-from adaptmed.tasks.run_folder import read_metrics
 
 RESULT, REJECTS, ANSWERS = "metrics.json", "rejects.jsonl", "answers.csv"
 ONE_PATIENT = "all test pairs are of one patient"

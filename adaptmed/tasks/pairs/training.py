@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from adaptmed.errors import NonFiniteLossError, sentence
 from adaptmed.layers.draws import step_seed
 from adaptmed.methods import Schedule
+from adaptmed.runs.processes import CutBatch, Processes
 from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.labelled_batches import Batches, LabelledImages
 from adaptmed.tasks.pairs.coordination import Coordinator
 from adaptmed.tasks.pairs.goal import Loss
 from adaptmed.tasks.pairs.model import FeatureClassifier, PairClassifier
 from adaptmed.tasks.pretraining import learning_rate_factor, parameter_groups
-from adaptmed.tasks.processes import CutBatch, Processes
 from adaptmed.tasks.trainer import bare_trainer, whole
 from adaptmed.types import Batch
 

@@ -21,12 +21,12 @@ from adaptmed.files import sha256_of
 from adaptmed.heads.decoders import NEEDS, build_decoder
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
+from adaptmed.runs.folder import BEST, open_run, read_seen, write_seen
+from adaptmed.runs.lineage import check_unlabelled
+from adaptmed.runs.processes import Processes, join
+from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.image_classifier import trainable_fusion
-from adaptmed.tasks.lineage import check_unlabelled
-from adaptmed.tasks.processes import Processes, join
-from adaptmed.tasks.run_folder import BEST, open_run, read_seen, write_seen
-from adaptmed.tasks.same_tokens import check_tokens
 from adaptmed.tasks.segmentation.finetune_result import RESULT, result_of, save
 from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks
 from adaptmed.tasks.segmentation.model import Segmenter

@@ -10,7 +10,7 @@ from adaptmed.cohort.division import Division
 from adaptmed.cohort.rows import patients_of
 from adaptmed.files import write_text_whole
 from adaptmed.metrics.segmentation import over_patients
-from adaptmed.tasks.run_folder import read_metrics
+from adaptmed.runs.folder import read_metrics
 from adaptmed.tasks.segmentation.decoder_file import DecoderFacts, save_decoder
 from adaptmed.tasks.segmentation.judging import as_scores, score_model, score_nothing
 from adaptmed.tasks.segmentation.masks import Masks

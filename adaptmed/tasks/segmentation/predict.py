@@ -22,8 +22,8 @@ from adaptmed.data.volumes import as_grey, is_volume, read_volume, slices_to_inp
 from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of, write_text_whole
-from adaptmed.tasks.device import device_of
-from adaptmed.tasks.run_folder import open_run
+from adaptmed.runs.folder import open_run
+from adaptmed.runs.processes import device_of
 from adaptmed.tasks.segmentation.decoder_file import TENSORS, DecoderFacts, load_decoder
 from adaptmed.tasks.segmentation.model import Segmenter, Windows
 from adaptmed.tasks.segmentation.predicting import classes_in_source, predict_pictures, predict_volume

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adaptmed.bank import prefetched
 from adaptmed.data.fitting import logits_to_source
-from adaptmed.tasks.device import device_of
+from adaptmed.runs.processes import device_of
 from adaptmed.tasks.segmentation.model import Segmenter, Windows
 from adaptmed.tasks.segmentation.reading import WindowReader
 from adaptmed.tasks.segmentation.settings import SegmentationSettings

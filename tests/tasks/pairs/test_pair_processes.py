@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError
+from adaptmed.runs.processes import Processes
 from adaptmed.tasks.pairs import finetune
-from adaptmed.tasks.processes import Processes
 from tests.tasks.online_bank import write_online_bank
 from tests.tasks.pairs.asked import save_adaptor, tune, write_asked_bank
 from tests.tasks.pairs.worker import RUNS, STILL, record

@@ -16,11 +16,11 @@ from adaptmed.bank import Bank
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.lora import LoRA
+from adaptmed.runs.folder import read_metrics, write_seen
 from adaptmed.tasks.pairs.evaluate import evaluate
 from adaptmed.tasks.pairs.head_file import load_pair_head
 from adaptmed.tasks.pairs.model import Beside, PairClassifier, token_widths
 from adaptmed.tasks.pairs.settings import Coordination
-from adaptmed.tasks.run_folder import read_metrics, write_seen
 from tests.tasks.online_bank import write_online_bank
 from tests.tasks.pairs.asked import LONG, SETTINGS, save_adaptor, tune, with_answers, write_asked_bank
 from tests.tasks.test_killed import MOMENTS, SendAt

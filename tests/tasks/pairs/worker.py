@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from adaptmed.bank import Bank
 from adaptmed.lora import LoRA
+from adaptmed.runs.processes import join
 from adaptmed.tasks.pairs.settings import Coordination
-from adaptmed.tasks.processes import join
 from tests.tasks.pairs.asked import SETTINGS, tune
 from tests.tasks.worker import Recorder
 

@@ -206,3 +206,8 @@ def _padded(part: Shaped[Tensor, "*any"], dimension: int, length: int) -> Shaped
     missing = length - part.shape[dimension]
     behind = [0, 0] * (part.ndim - dimension - 1) + [0, missing]
     return functional.pad(part, behind) if missing else part
+
+
+def device_of(name: str) -> torch.device:
+    """The device that a name means; ``auto`` takes CUDA where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
-from adaptmed.tasks.run_folder import read_config, read_seen
+from adaptmed.runs.folder import read_config, read_seen
 
 TUNED_BY = "tuned_by.json"
 
