@@ -22,9 +22,9 @@ from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.bank import Bank, Layout
 from adaptmed.cohort.rows import trained_pairs
 from adaptmed.data.phantom import write_phantom
+from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.metrics.uncertainty import hierarchical, interval, patient_weights
 from adaptmed.tasks.calibrate import calibrate, calibration_method
-from adaptmed.tasks.embedding import EmbedOptions, embed
 from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.pairs.answers import normalise_answer
 from adaptmed.tasks.pairs.finetune import finetune_pairs

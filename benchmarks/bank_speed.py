@@ -19,9 +19,9 @@ from adaptmed.bank.layout import arrange_image
 from adaptmed.cohort.rows import pairs_of
 from adaptmed.data.images import prepare, read_image
 from adaptmed.data.phantom import write_phantom
+from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.pretext.matching import MatchingHead
 from adaptmed.tasks.contrastive import contrastive_loss, matching_losses
-from adaptmed.tasks.embedding import EmbedOptions, embed
 from adaptmed.tasks.pretrain_job import fresh_adaptor
 from adaptmed.tasks.pretraining import parameter_groups
 from adaptmed.types import Batch

@@ -15,8 +15,8 @@ from timing import compare
 
 from adaptmed import Bank, Manifest, load_image_encoder
 from adaptmed.data.phantom import write_phantom
+from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.heads.decoders import build_decoder
-from adaptmed.tasks.embedding import EmbedOptions, embed
 from adaptmed.tasks.segmentation.masks import find_masks
 from adaptmed.tasks.segmentation.model import Segmenter, Windows
 from adaptmed.tasks.segmentation.reading import Example, Examples, Steps, Wanted, WindowReader

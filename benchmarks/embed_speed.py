@@ -14,7 +14,7 @@ from timing import compare
 from adaptmed import Manifest, load_image_encoder, load_text_encoder
 from adaptmed.data.images import prepare, read_image
 from adaptmed.data.phantom import write_phantom
-from adaptmed.tasks.embedding import EmbedOptions, embed
+from adaptmed.embedding.embed import EmbedOptions, embed
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.data.phantom import write_phantom
+from adaptmed.embedding.embed import embed
 from adaptmed.lora import LoRA
 from adaptmed.study.run import StudySettings, arms_of, cells_of, prepare
 from adaptmed.study.statistics import judge
-from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretrain import pretrain
 

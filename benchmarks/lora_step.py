@@ -22,9 +22,9 @@ from adaptmed.bank import BankLoader
 from adaptmed.bank.layout import Layout, arrange_image
 from adaptmed.cohort.rows import pairs_of
 from adaptmed.data.phantom import write_phantom
+from adaptmed.embedding.embed import embed
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
-from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
 from adaptmed.tasks.pretrain_job import fresh_adaptor
 from adaptmed.tasks.pretraining import Pretraining, learning_rate_factor

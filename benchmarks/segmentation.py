@@ -14,9 +14,9 @@ from pathlib import Path
 from adaptmed import Bank, Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.bank.format import INFO
 from adaptmed.data.phantom import write_phantom
+from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.study.segmentation.settings import SegmentationStudy
 from adaptmed.study.segmentation.whole import study_segmentation
-from adaptmed.tasks.embedding import EmbedOptions, embed
 from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 

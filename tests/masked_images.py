@@ -15,7 +15,7 @@ from PIL import Image
 
 from adaptmed import Manifest, load_image_encoder, load_text_encoder
 from adaptmed.bank import Bank, Layout
-from adaptmed.tasks.embedding import EmbedOptions, embed
+from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.tasks.segmentation.finetune import Choices, finetune_segmentation
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 from tests.encoders.conftest import bert_config, save_text_model

@@ -17,6 +17,7 @@ STEPS = (
     "adaptor cohort",
     "runs",
     "methods",
+    "embedding",
     "tasks",
     "study",
     "cli",

@@ -11,7 +11,7 @@ from torch import nn
 
 from adaptmed.bank import Layout
 from adaptmed.data.manifest import Manifest
-from adaptmed.tasks.embedding import EmbedOptions
+from adaptmed.embedding.embed import EmbedOptions
 from adaptmed.types import Preprocessing, TokenIds, Tokens
 
 EXACT = EmbedOptions(layout=Layout("all"), dtype="float32", precision="fp32", batch_size=3, shard_size=4, workers=2)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from adaptmed.adaptor.frozen import FrozenEncoders
     from adaptmed.bank import Bank, BankInfo
     from adaptmed.data.manifest import Manifest
-    from adaptmed.tasks.embedding import EmbedOptions
+    from adaptmed.embedding.embed import EmbedOptions
     from adaptmed.types import ImageEncoder, TextEncoder
 
 
@@ -107,10 +107,10 @@ def embed(
     from adaptmed.adaptor.masked import whole_cells
     from adaptmed.bank import Layout
     from adaptmed.data.manifest import Manifest
+    from adaptmed.embedding.embed import EmbedOptions
     from adaptmed.encoders import load_image_encoder, load_text_encoder, patch_grid
     from adaptmed.runs.lineage import Lineage
     from adaptmed.runs.processes import join
-    from adaptmed.tasks.embedding import EmbedOptions
 
     kept = Layout()
     if adaptor is not None:
@@ -170,8 +170,8 @@ def _run(
     from rich.console import Console
 
     from adaptmed.bank.format import INFO
+    from adaptmed.embedding.embed import embed, estimate_size
     from adaptmed.runs.processes import join
-    from adaptmed.tasks.embedding import embed, estimate_size
 
     first = join(options.device).first
     console = Console(soft_wrap=True, highlight=False, markup=False, quiet=not first)

@@ -7,9 +7,9 @@ from safetensors.torch import load_file, save_file
 
 from adaptmed.bank import verify
 from adaptmed.bank.write import write_image_shard
+from adaptmed.embedding.embed import embed
 from adaptmed.errors import BankError
 from adaptmed.files import sha256_of
-from adaptmed.tasks.embedding import embed
 from adaptmed.types import Tokens
 from tests.tiny_encoders import EXACT, PatchEncoder, make_manifest
 

@@ -7,8 +7,8 @@ from adaptmed.bank import Bank
 from adaptmed.cli import main
 from adaptmed.data.manifest import Manifest
 from adaptmed.data.phantom import write_phantom
+from adaptmed.embedding.embed import embed
 from adaptmed.errors import BankError, InputError
-from adaptmed.tasks.embedding import embed
 from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder, make_table
 
 QUESTIONS = "image,question,answer,answer_type\na.png,is it large?,yes,CLOSED\nb.png,where?,,OPEN\n,what is this?,x,\n"

@@ -9,8 +9,8 @@ from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Layout
 from adaptmed.data.manifest import Manifest
 from adaptmed.data.phantom import write_phantom
+from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.encoders import load_image_encoder, load_text_encoder
-from adaptmed.tasks.embedding import EmbedOptions, embed
 
 
 @pytest.mark.parametrize("layout", ["all", "grid4", "pooled"])

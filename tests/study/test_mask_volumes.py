@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from adaptmed.embedding.embed import embed
 from adaptmed.errors import InputError
 from adaptmed.metrics.segmentation import METRICS
 from adaptmed.study.segmentation.settings import ARMS, SegmentationStudy
 from adaptmed.study.segmentation.whole import study_segmentation
-from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 from tests.study.masked_pictures import METHOD_SHORT

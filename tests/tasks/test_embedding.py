@@ -15,8 +15,8 @@ import torch
 
 from adaptmed.bank import Bank, Layout, verify
 from adaptmed.data.images import prepare, read_image
+from adaptmed.embedding.embed import embed, estimate_size
 from adaptmed.errors import BankError, InputError
-from adaptmed.tasks.embedding import embed, estimate_size
 from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder, make_manifest, make_table
 
 

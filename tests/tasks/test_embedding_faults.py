@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from adaptmed.bank import Bank, Layout
+from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.errors import BankError, InputError
-from adaptmed.tasks.embedding import EmbedOptions, embed
 from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder, make_manifest, make_table
 
 STRICT = replace(EXACT, strict=True)

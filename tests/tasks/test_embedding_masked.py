@@ -18,11 +18,11 @@ from adaptmed.adaptor.masked import masked_image_tokens
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank, Layout, TokenSource, verify
 from adaptmed.data.images import prepare, read_image
+from adaptmed.embedding.embed import embed, estimate_size
 from adaptmed.encoders import load_image_encoder
 from adaptmed.errors import BankError, InputError
 from adaptmed.pretext.masking import kept_patches
 from adaptmed.runs.same_tokens import check_tokens
-from adaptmed.tasks.embedding import embed, estimate_size
 from tests.encoders.conftest import vit
 from tests.tiny_encoders import EXACT, WordEncoder, make_manifest, make_table
 from tests.volume_files import make_volumes

@@ -9,9 +9,9 @@ import torch
 
 from adaptmed.bank import Layout, StoredTap, verify
 from adaptmed.data.images import from_bytes, prepare, read_image
+from adaptmed.embedding.embed import embed, estimate_size
 from adaptmed.encoders._timm import TimmImageEncoder
 from adaptmed.errors import BankError, InputError
-from adaptmed.tasks.embedding import embed, estimate_size
 from tests.tiny_encoders import EXACT, PatchEncoder, make_manifest
 
 OPTIONS = replace(EXACT, taps=3, pixels=True)

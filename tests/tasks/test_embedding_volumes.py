@@ -10,8 +10,8 @@ import torch
 from adaptmed.bank import Layout, verify
 from adaptmed.data.images import from_bytes
 from adaptmed.data.volumes import as_grey, read_volume, slices_to_input
+from adaptmed.embedding.embed import EmbedOptions, embed, estimate_size
 from adaptmed.errors import BankError, InputError
-from adaptmed.tasks.embedding import EmbedOptions, embed, estimate_size
 from adaptmed.tasks.pretrain import pretrain
 from tests.tasks.training import METHOD
 from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder, make_manifest, make_table

@@ -14,6 +14,7 @@ from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.cohort.division import Share, divide_labelled
 from adaptmed.data.splits import patient_digest
+from adaptmed.embedding.embed import embed
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.lora import LoRA
 from adaptmed.runs.folder import read_seen
@@ -21,7 +22,6 @@ from adaptmed.runs.processes import Processes
 from adaptmed.study.rows import study_rows
 from adaptmed.study.statistics import Cell, records
 from adaptmed.tasks import division
-from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.head_file import load_head
 from tests.labelled_pictures import EXACT, make_labelled_bank, pretrain_shortly
 from tests.tasks.tuning import SHORT, TUNED, same, tune

@@ -11,6 +11,7 @@ from adaptmed import Manifest, load_image_encoder, load_text_encoder
 from adaptmed.adaptor.frozen import FrozenEncoders
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank, Layout
+from adaptmed.embedding.embed import embed
 from adaptmed.encoders import drops_patches
 from adaptmed.errors import InputError
 from adaptmed.methods import Masking
@@ -20,7 +21,6 @@ from adaptmed.study.run import StudySettings, prepare
 from adaptmed.tasks import contrastive
 from adaptmed.tasks.calibrate import calibrate
 from adaptmed.tasks.contrastive import matching_losses
-from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.finetune import finetune
 from adaptmed.tasks.masking import Masker
 from adaptmed.tasks.pretrain import pretrain

@@ -14,11 +14,11 @@ from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.cli import main
 from adaptmed.data.augment import augment
+from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA, saved_parameters
 from adaptmed.runs.folder import BEST, LAST, read_seen, write_seen
 from adaptmed.study.run import StudySettings, prepare
-from adaptmed.tasks.embedding import EmbedOptions, embed
 from adaptmed.tasks.online import Online, PixelReader, checkpoint_blocks
 from adaptmed.tasks.pretrain import pretrain
 from tests.tasks.online_bank import write_online_bank

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 
 from adaptmed.bank import Bank, Layout
 from adaptmed.data.manifest import Manifest
+from adaptmed.embedding.embed import embed
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
 from adaptmed.runs.processes import CutBatch, join
 from adaptmed.tasks.calibrate import calibrate
-from adaptmed.tasks.embedding import embed
 from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretrain import pretrain
 from adaptmed.types import Tokens

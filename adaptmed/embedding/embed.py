@@ -1,24 +1,21 @@
 """Embedding: a manifest through the frozen encoders into a bank."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from adaptmed.adaptor.records import keep_lora
 from adaptmed.bank import Bank, BankInfo, Plan
 from adaptmed.bank.format import SHARDS
-from adaptmed.bank.layout import DTYPES, arrange_text, to_stored
+from adaptmed.bank.layout import DTYPES
 from adaptmed.bank.seal import seal
-from adaptmed.bank.write import begin, is_whole, reopen, require_space, write_text_shard
+from adaptmed.bank.write import begin, is_whole, reopen, require_space
 from adaptmed.data.manifest import Manifest
-from adaptmed.runs.processes import Processes, join, together
-from adaptmed.tasks.embed_images import Progress, image_sizes, mended_shards, own_shards, place_on_device, write_images
-from adaptmed.tasks.embed_options import EmbedOptions
-from adaptmed.tasks.embed_plan import Items, plan_of
-from adaptmed.types import ImageEncoder, TextEncoder, TokenIds, Tokens
+from adaptmed.embedding.images import Progress, image_sizes, mended_shards, write_images
+from adaptmed.embedding.options import EmbedOptions
+from adaptmed.embedding.plan import Items, plan_of
+from adaptmed.embedding.texts import _write_texts
+from adaptmed.runs.processes import join, together
+from adaptmed.types import ImageEncoder, TextEncoder
 
 __all__ = ["EmbedOptions", "SizeEstimate", "embed", "estimate_size"]
 
@@ -152,49 +149,6 @@ def _estimate(
         per_text = (mean_tokens + 1) * text_encoder.width * DTYPES[options.dtype].itemsize + 4 * mean_ids + 16
         total += round(len(items.texts) * per_text)
     return SizeEstimate(len(items.images), len(items.texts), total, slices)
-
-
-def _forward_text(encoder: TextEncoder, *inputs: Tensor, options: EmbedOptions) -> Tokens:
-    device = place_on_device(encoder, options)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-        return encoder(*(tensor.to(device, non_blocking=True) for tensor in inputs))
-
-
-def _write_texts(
-    texts: Sequence[str],
-    encoder: TextEncoder,
-    out: Path,
-    plan: Plan,
-    options: EmbedOptions,
-    progress: Progress,
-    processes: Processes,
-) -> None:
-    limit = options.max_tokens_of(encoder)
-    pending, total = own_shards(out, "text", len(texts), plan, processes)
-    done = total - sum(len(span) for _, span in pending)
-    for number, span in pending:
-        ids = encoder.tokenize([texts[item] for item in span], limit)
-        values, pooled = _text_tokens(ids, encoder, options)
-        write_text_shard(out, number, values, pooled, ids)
-        done += len(span)
-        progress("text", done, total)
-
-
-def _text_tokens(ids: TokenIds, encoder: TextEncoder, options: EmbedOptions) -> tuple[list[Tensor], list[Tensor]]:
-    """Encode one shard's texts, those of one length together so that little padding is computed."""
-    lengths = ids.valid.sum(dim=1)
-    order = lengths.argsort(stable=True)
-    values: list[Tensor] = []
-    pooled: list[Tensor] = []
-    for chunk in order.split(options.batch_size):
-        longest = int(lengths[chunk].max())
-        inputs = ids.input_ids[chunk, :longest], ids.valid[chunk, :longest]
-        tokens = arrange_text(_forward_text(encoder, *inputs, options=options), options.layout)
-        stored = to_stored(tokens.values[tokens.valid], options.dtype).cpu()
-        values += stored.split(tokens.valid.sum(dim=1).tolist())
-        pooled += to_stored(tokens.pooled, options.dtype).cpu()
-    back = order.argsort().tolist()
-    return [values[place] for place in back], [pooled[place] for place in back]
 
 
 def _seal(manifest: Manifest, items: Items, plan: Plan, out: Path) -> None:

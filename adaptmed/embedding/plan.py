@@ -15,8 +15,8 @@ from adaptmed.bank import Plan, TokenSource
 from adaptmed.bank.format import Kind
 from adaptmed.data.manifest import Manifest
 from adaptmed.data.volumes import is_volume
+from adaptmed.embedding.options import EmbedOptions
 from adaptmed.errors import InputError, sentence
-from adaptmed.tasks.embed_options import EmbedOptions
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder
 
 

@@ -18,12 +18,12 @@ from adaptmed.bank.shards import tap_names
 from adaptmed.bank.write import pending_shards, rejected_images, write_image_shard
 from adaptmed.data.images import prepare, read_image, to_bytes
 from adaptmed.data.volumes import as_grey, count_slices, read_volume, slices_to_input
+from adaptmed.embedding.options import EmbedOptions
+from adaptmed.embedding.plan import Items
 from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError
 from adaptmed.layers.places import token_places
 from adaptmed.runs.processes import Processes
-from adaptmed.tasks.embed_options import EmbedOptions
-from adaptmed.tasks.embed_plan import Items
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, Tokens
 
 Progress = Callable[[Kind, int, int], None]

@@ -1,0 +1,1 @@
+"""From a table through the frozen encoders to a bank."""

@@ -1,0 +1,58 @@
+"""Texts of a bank, shard by shard through the frozen encoder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from adaptmed.bank import Plan
+from adaptmed.bank.layout import arrange_text, to_stored
+from adaptmed.bank.write import write_text_shard
+from adaptmed.embedding.images import Progress, own_shards, place_on_device
+from adaptmed.embedding.options import EmbedOptions
+from adaptmed.runs.processes import Processes
+from adaptmed.types import TextEncoder, TokenIds, Tokens
+
+
+def _forward_text(encoder: TextEncoder, *inputs: Tensor, options: EmbedOptions) -> Tokens:
+    device = place_on_device(encoder, options)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        return encoder(*(tensor.to(device, non_blocking=True) for tensor in inputs))
+
+
+def _write_texts(
+    texts: Sequence[str],
+    encoder: TextEncoder,
+    out: Path,
+    plan: Plan,
+    options: EmbedOptions,
+    progress: Progress,
+    processes: Processes,
+) -> None:
+    limit = options.max_tokens_of(encoder)
+    pending, total = own_shards(out, "text", len(texts), plan, processes)
+    done = total - sum(len(span) for _, span in pending)
+    for number, span in pending:
+        ids = encoder.tokenize([texts[item] for item in span], limit)
+        values, pooled = _text_tokens(ids, encoder, options)
+        write_text_shard(out, number, values, pooled, ids)
+        done += len(span)
+        progress("text", done, total)
+
+
+def _text_tokens(ids: TokenIds, encoder: TextEncoder, options: EmbedOptions) -> tuple[list[Tensor], list[Tensor]]:
+    """Encode one shard's texts, those of one length together so that little padding is computed."""
+    lengths = ids.valid.sum(dim=1)
+    order = lengths.argsort(stable=True)
+    values: list[Tensor] = []
+    pooled: list[Tensor] = []
+    for chunk in order.split(options.batch_size):
+        longest = int(lengths[chunk].max())
+        inputs = ids.input_ids[chunk, :longest], ids.valid[chunk, :longest]
+        tokens = arrange_text(_forward_text(encoder, *inputs, options=options), options.layout)
+        stored = to_stored(tokens.values[tokens.valid], options.dtype).cpu()
+        values += stored.split(tokens.valid.sum(dim=1).tolist())
+        pooled += to_stored(tokens.pooled, options.dtype).cpu()
+    back = order.argsort().tolist()
+    return [values[place] for place in back], [pooled[place] for place in back]
