@@ -23,7 +23,7 @@ from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.pretext.matching import MatchingHead
 from adaptmed.tasks.contrastive import contrastive_loss, matching_losses
 from adaptmed.tasks.pretrain_job import fresh_adaptor
-from adaptmed.tasks.pretraining import parameter_groups
+from adaptmed.training.optimiser import parameter_groups
 from adaptmed.types import Batch
 
 BATCH, METHOD, STEPS = 64, methods.adaptor(), 5

@@ -18,8 +18,8 @@ from adaptmed.embedding.embed import embed
 from adaptmed.lora import LoRA
 from adaptmed.study.run import StudySettings, arms_of, cells_of, prepare
 from adaptmed.study.statistics import judge
-from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretrain import pretrain
+from adaptmed.training.encoders import Online
 
 PAIRS = (("adaptor+lora", "adaptor"), ("lora", "frozen"), ("adaptor", "frozen"), ("adaptor+lora", "lora"))
 

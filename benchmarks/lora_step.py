@@ -25,10 +25,12 @@ from adaptmed.data.phantom import write_phantom
 from adaptmed.embedding.embed import embed
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
-from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
 from adaptmed.tasks.pretrain_job import fresh_adaptor
-from adaptmed.tasks.pretraining import Pretraining, learning_rate_factor
-from adaptmed.tasks.quiet import quiet_lightning
+from adaptmed.tasks.pretraining import Pretraining
+from adaptmed.training.encoders import Online, OnlineEncoders
+from adaptmed.training.optimiser import learning_rate_factor
+from adaptmed.training.pixels import PixelReader
+from adaptmed.training.trainer import quiet_lightning
 
 METHOD = replace(methods.adaptor(), token_dropout=0.0, weight_matching=0.0, positives="pair", weight_image_to_text=0.5)
 

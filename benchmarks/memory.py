@@ -32,9 +32,9 @@ from adaptmed.encoders._timm import TimmImageEncoder
 from adaptmed.encoders._transformers import HFTextEncoder
 from adaptmed.fusion import CrossConfig, build_fusion
 from adaptmed.lora import LoRA
-from adaptmed.tasks.online import Online, OnlineEncoders
 from adaptmed.tasks.pretraining import Pretraining
-from adaptmed.tasks.quiet import quiet_lightning
+from adaptmed.training.encoders import Online, OnlineEncoders
+from adaptmed.training.trainer import quiet_lightning
 from adaptmed.types import Batch, Tokens
 
 WORDS, SIDE_PX, GRID = 128, 224, 8

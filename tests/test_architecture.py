@@ -17,7 +17,7 @@ STEPS = (
     "adaptor cohort",
     "runs",
     "methods",
-    "embedding",
+    "embedding training",
     "tasks",
     "study",
     "cli",
@@ -29,7 +29,7 @@ DOORS = {
     "transformers": ["encoders/_transformers.py"],
     "onnx": ["encoders/bundled.py"],
     "peft": ["lora/*"],
-    "lightning": ["tasks/*"],
+    "lightning": ["training/*", "tasks/*"],
     "pytorch_lightning": [],
     "monai": [
         "heads/decoders/*",

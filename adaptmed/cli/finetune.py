@@ -146,7 +146,7 @@ def finetune(
     from adaptmed.bank import Bank
     from adaptmed.lora import LoRA
     from adaptmed.tasks.finetune import finetune as tune
-    from adaptmed.tasks.finetuning import FinetuneSettings
+    from adaptmed.training.settings import FinetuneSettings
 
     result = tune(
         Bank.open(bank),

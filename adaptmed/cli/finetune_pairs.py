@@ -39,9 +39,9 @@ def finetune_pairs(
     from adaptmed.bank import Bank
     from adaptmed.lora import LoRA
     from adaptmed.runs.processes import join
-    from adaptmed.tasks.finetuning import FinetuneSettings
     from adaptmed.tasks.pairs.finetune import finetune_pairs as tune
     from adaptmed.tasks.pairs.settings import EPOCHS, Coordination, PairChoices
+    from adaptmed.training.settings import FinetuneSettings
 
     for side in ("image_lora", "text_lora"):
         shared[side] = None if shared[side] is None else LoRA.parse(shared[side])

@@ -7,7 +7,7 @@ from adaptmed.errors import InputError, sentence
 
 if TYPE_CHECKING:
     from adaptmed.methods import Masking, Method
-    from adaptmed.tasks.online import Online
+    from adaptmed.training.encoders import Online
 
 
 def pretrain(
@@ -195,7 +195,7 @@ def _online(
     image_lora: str | None, text_lora: str | None, augment: bool, checkpointing: bool, accumulate: int
 ) -> "Online":
     from adaptmed.lora import LoRA
-    from adaptmed.tasks.online import Online
+    from adaptmed.training.encoders import Online
 
     image, text = (None if said is None else LoRA.parse(said) for said in (image_lora, text_lora))
     return Online(image_lora=image, text_lora=text, augment=augment, checkpointing=checkpointing, accumulate=accumulate)

@@ -14,7 +14,7 @@ from adaptmed.fusion import Fusion
 from adaptmed.heads.probe import Probe, fit_best_probe
 from adaptmed.study.rows import StudyRows
 from adaptmed.tasks.classification import finetune_head
-from adaptmed.tasks.finetuning import FinetuneSettings
+from adaptmed.training.settings import FinetuneSettings
 
 Variants = Mapping[str, np.ndarray]
 """Features of the same rows, ``(n, width)`` each, by the name of the variant."""

@@ -12,9 +12,11 @@ from adaptmed.layers.draws import step_seed
 from adaptmed.study.arms import Arm, Outcome, best_probe
 from adaptmed.study.rows import StudyRows
 from adaptmed.tasks.classification import head_at
-from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, fit, predict
-from adaptmed.tasks.image_classifier import ImageClassifier, trainable_encoder
-from adaptmed.tasks.labelled_batches import images_again
+from adaptmed.tasks.finetuning import Finetuning, fit, predict
+from adaptmed.tasks.image_classifier import ImageClassifier
+from adaptmed.training.batches import images_again
+from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.trainable import trainable_encoder
 from adaptmed.types import ImageEncoder
 
 FULL = FinetuneSettings(epochs=5, batch_size=16, encoder_learning_rate=3e-5, encoder_weight_decay=0.01)

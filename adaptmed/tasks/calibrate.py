@@ -15,7 +15,7 @@ from adaptmed.runs.folder import read_config
 from adaptmed.tasks.pretext_file import PRETEXT
 from adaptmed.tasks.pretrain import run_config, run_job
 from adaptmed.tasks.pretrain_job import PretrainJob
-from adaptmed.tasks.trainer import Precision
+from adaptmed.training.trainer import Precision
 
 FEATURES = 1e-5
 """Weight of both feature losses, as released: beside it the reconstruction of words and patches decides."""

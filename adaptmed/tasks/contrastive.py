@@ -12,11 +12,9 @@ from adaptmed.objectives.contrastive import info_nce
 from adaptmed.objectives.matching import matching_loss
 from adaptmed.pretext.dropping import drop_tokens
 from adaptmed.pretext.matching import MatchingHead, matching_targets, mismatched_texts
-from adaptmed.runs.processes import CutBatch, Processes
+from adaptmed.training.cut_batch import ALONE, CutBatch
 from adaptmed.types import Batch, Tokens
 
-ALONE = CutBatch(Processes(), lambda part: part[None])
-"""A batch that one process holds whole."""
 _HARDNESS = 10.0  # factor on the cosine of two texts: ten times as likely for every 0.23 of it
 
 

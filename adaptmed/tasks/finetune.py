@@ -23,12 +23,13 @@ from adaptmed.runs.folder import BEST, open_run, read_seen, write_seen
 from adaptmed.runs.lineage import check_unlabelled
 from adaptmed.runs.processes import Processes, join
 from adaptmed.runs.same_tokens import check_tokens
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.finetune_job import Job
 from adaptmed.tasks.finetune_result import RESULT, result_of, save
-from adaptmed.tasks.finetuning import FinetuneSettings, Finetuning, in_order, predict, shuffled
-from adaptmed.tasks.labelled_batches import Batches
-from adaptmed.tasks.trainer import Length, fit_or_resume, run_trainer
+from adaptmed.tasks.finetuning import Finetuning, in_order, predict, shuffled
+from adaptmed.training.batches import Batches
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
+from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.trainer import Length, fit_or_resume, run_trainer
 
 
 def finetune(

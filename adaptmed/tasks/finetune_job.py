@@ -17,10 +17,11 @@ from adaptmed.heads.probe import Probe
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
 from adaptmed.tasks.classification import head_at, starting_probe
-from adaptmed.tasks.finetuning import FinetuneSettings
-from adaptmed.tasks.image_classifier import ImageClassifier, trainable_fusion
-from adaptmed.tasks.labelled_batches import LabelledImages, Rows, images_again, tokens_of
-from adaptmed.tasks.online import checkpoint_blocks
+from adaptmed.tasks.image_classifier import ImageClassifier
+from adaptmed.training.batches import LabelledImages, Rows, images_again, tokens_of
+from adaptmed.training.encoders import checkpoint_blocks
+from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.trainable import trainable_fusion
 
 
 @dataclass(frozen=True)

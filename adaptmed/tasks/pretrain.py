@@ -19,12 +19,12 @@ from adaptmed.methods import Method
 from adaptmed.runs.folder import BEST, open_run, read_metrics, write_seen
 from adaptmed.runs.lineage import Lineage
 from adaptmed.runs.processes import join
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretext_file import save_pretext
 from adaptmed.tasks.pretrain_job import PretrainJob
 from adaptmed.tasks.pretraining import Pretraining
-from adaptmed.tasks.trainer import Length, Precision, fit_or_resume, run_trainer
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
+from adaptmed.training.encoders import Online
+from adaptmed.training.trainer import Length, Precision, fit_or_resume, run_trainer
 
 
 def pretrain(

@@ -26,10 +26,11 @@ from adaptmed.methods import Method
 from adaptmed.pretext.word import TiedWordHead
 from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.tasks.masking import Masker, Source, cell_px, masked_source, stored_views
-from adaptmed.tasks.online import Online, OnlineEncoders, PixelReader
 from adaptmed.tasks.pretext_file import load_pretext
 from adaptmed.tasks.pretext_modules import build_pretext
 from adaptmed.tasks.pretraining import Pretraining
+from adaptmed.training.encoders import Online, OnlineEncoders
+from adaptmed.training.pixels import PixelReader
 from adaptmed.types import Batch
 
 Rows = NDArray[np.int64]

@@ -15,14 +15,16 @@ from adaptmed.errors import NonFiniteLossError, sentence
 from adaptmed.fusion import CoFusion, Fusion
 from adaptmed.fusion.config import MAX_LOG_SCALE
 from adaptmed.layers.draws import step_seed
-from adaptmed.methods import Method, Schedule
-from adaptmed.runs.processes import CutBatch, Processes
-from adaptmed.tasks.average import WeightAverage
+from adaptmed.methods import Method
+from adaptmed.runs.processes import Processes
 from adaptmed.tasks.contrastive import contrastive_loss, matching_losses
 from adaptmed.tasks.masking import Masker
-from adaptmed.tasks.online import OnlineEncoders
 from adaptmed.tasks.pretext_modules import build_pretext
 from adaptmed.tasks.reconstruction import Student, reconstruction_losses
+from adaptmed.training.average import WeightAverage
+from adaptmed.training.cut_batch import CutBatch
+from adaptmed.training.encoders import OnlineEncoders
+from adaptmed.training.optimiser import learning_rate_factor, parameter_groups
 from adaptmed.types import Batch
 
 _VALIDATION_STEP = -10  # the seeds of validation's choices are those of no training step
@@ -204,26 +206,3 @@ class Pretraining(lightning.LightningModule):
             losses |= reconstruction_losses(self.fusion, self.pretext, seen, masked, method.masking, **options)
         weights = method.weights
         return {**losses, "loss": sum(weights[name] * value for name, value in losses.items() if name in weights)}  # type: ignore[dict-item]
-
-
-def learning_rate_factor(step: int, steps: int, schedule: Schedule) -> float:
-    """Factor on the peak learning rate: linear warm-up, then a cosine to 0.
-
-    Example:
-        >>> [round(learning_rate_factor(step, 10, Schedule(warmup_share=0.2)), 2) for step in (0, 1, 6, 10)]
-        [0.5, 1.0, 0.5, 0.0]
-    """
-    warmup = round(schedule.warmup_share * steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
-
-
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split trainable parameters: matrices of linear layers decay; norms, biases, positions and temperature do not."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            (matrices if name.endswith("weight") and parameter.ndim == 2 else others).append(parameter)
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -13,10 +13,10 @@ from adaptmed.objectives.masked import masked_patch_loss, masked_word_loss, patc
 from adaptmed.objectives.reconstruction import image_feature_loss, text_feature_loss
 from adaptmed.pretext.feature import released_image_features
 from adaptmed.pretext.patch import PatchDecoder
-from adaptmed.runs.processes import CutBatch
-from adaptmed.tasks.contrastive import ALONE, both_sides
+from adaptmed.tasks.contrastive import both_sides
 from adaptmed.tasks.masking import Masked
-from adaptmed.tasks.online import OnlineEncoders
+from adaptmed.training.cut_batch import ALONE, CutBatch
+from adaptmed.training.encoders import OnlineEncoders
 from adaptmed.types import Batch, Tokens
 
 Losses = dict[str, Float[Tensor, ""]]

@@ -33,7 +33,7 @@ from adaptmed.tasks.pairs.judging import whom
 from adaptmed.tasks.pretext_file import has_matching, load_matching
 from adaptmed.tasks.reranking import pair_logits_both_ways, reranked_ranks
 from adaptmed.tasks.retrieval import retrieve
-from adaptmed.tasks.trainer import Precision
+from adaptmed.training.trainer import Precision
 
 KS = (1, 5, 10)
 PRETRAINED = ("pretrain", "calibrate")

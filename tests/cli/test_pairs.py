@@ -7,7 +7,7 @@ import pytest
 
 from adaptmed.cli import main
 from adaptmed.tasks.finetune import finetune
-from adaptmed.tasks.finetuning import FinetuneSettings
+from adaptmed.training.settings import FinetuneSettings
 from tests.labelled_pictures import make_labelled_bank, pretrain_shortly
 from tests.tasks.pairs.asked import save_adaptor, with_answers, write_asked_bank
 

@@ -13,7 +13,7 @@ from adaptmed.encoders import drops_patches, masked_tokens, patch_grid
 from adaptmed.encoders._timm import TimmImageEncoder
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
-from adaptmed.tasks.online import checkpoint_blocks
+from adaptmed.training.encoders import checkpoint_blocks
 from tests.encoders.conftest import IMAGE, vit
 from tests.encoders.test_contract import close, pictures
 from tests.tiny_encoders import PatchEncoder

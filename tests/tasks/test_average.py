@@ -9,9 +9,9 @@ from torch import nn
 
 from adaptmed.errors import InputError
 from adaptmed.runs.folder import BEST
-from adaptmed.tasks.average import WeightAverage
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.pretrain import pretrain
+from adaptmed.training.average import WeightAverage
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from tests.tasks.training import METHOD, StopAfter, drop_seconds, weights
 from tests.tiny_bank import write_tiny_bank
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from adaptmed.errors import InputError
 from adaptmed.runs.folder import append_metrics, open_run, read_metrics, read_seen, write_seen
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO, flatten_state, unflatten_state
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO, flatten_state, unflatten_state
 
 plain = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=8)
 keys = st.integers(-5, 5) | st.text(max_size=5).filter(lambda key: not key.startswith("__"))

@@ -15,9 +15,9 @@ from adaptmed.bank import Bank
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
 from adaptmed.runs.folder import BEST, LAST, read_metrics
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.head_file import load_head
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
+from adaptmed.training.settings import FinetuneSettings
 from tests.labelled_pictures import make_labelled_bank, pretrain_shortly
 from tests.tasks.training import StopAfter, drop_seconds
 from tests.tasks.tuning import SHORT, TUNED, same, tensors, tune

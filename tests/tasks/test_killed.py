@@ -16,9 +16,9 @@ from adaptmed.cli import main
 from adaptmed.errors import TerminatedError
 from adaptmed.lora import LoRA
 from adaptmed.runs.folder import LAST
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretrain import pretrain
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
+from adaptmed.training.encoders import Online
 from tests.tasks.online_bank import write_online_bank
 from tests.tasks.training import METHOD, drop_seconds
 

@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 from adaptmed.lora import LoRA
 from adaptmed.runs.folder import BEST, LAST
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretrain import pretrain
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
+from adaptmed.training.encoders import Online
 from tests.tasks.masked_bank import UMD, Watch, assert_equal, state_of, tensors_of, write_masked_banks
 from tests.tasks.training import StopAfter, drop_seconds
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from adaptmed.runs.folder import LAST
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.pretrain import pretrain
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from tests.tasks.masked_bank import UMD, assert_equal, copy_with_rows, tensors_of, write_masked_banks
 from tests.tasks.test_processes import found_by, start_two
 from tests.tasks.training import drop_seconds

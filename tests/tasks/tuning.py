@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 
 from adaptmed.lora import LoRA
 from adaptmed.tasks.finetune import finetune
-from adaptmed.tasks.finetuning import FinetuneSettings
+from adaptmed.training.settings import FinetuneSettings
 
 SHORT = FinetuneSettings(epochs=2, batch_size=4, accumulate=3, precision="fp32")
 TUNED = {"settings": SHORT, "lora": LoRA(rank=2, roles=("attention", "mlp"), dropout=0.2)}

@@ -13,10 +13,11 @@ from adaptmed.data.manifest import Manifest
 from adaptmed.embedding.embed import embed
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
-from adaptmed.runs.processes import CutBatch, join
+from adaptmed.runs.processes import join
 from adaptmed.tasks.calibrate import calibrate
-from adaptmed.tasks.online import Online
 from adaptmed.tasks.pretrain import pretrain
+from adaptmed.training.cut_batch import CutBatch
+from adaptmed.training.encoders import Online
 from adaptmed.types import Tokens
 from tests.encoders.conftest import vit
 from tests.tasks.masked_bank import M3AE, UMD

@@ -19,7 +19,6 @@ from adaptmed.metrics.segmentation import METRICS
 from adaptmed.study.segmentation.settings import TUNED, SegmentationStudy
 from adaptmed.study.segmentation.subject import Subject
 from adaptmed.study.tuned import lora_parameters
-from adaptmed.tasks.image_classifier import trainable_fusion
 from adaptmed.tasks.segmentation.judging import score_model, score_nothing
 from adaptmed.tasks.segmentation.model import Segmenter
 from adaptmed.tasks.segmentation.predicting import predict_rows
@@ -27,6 +26,7 @@ from adaptmed.tasks.segmentation.reading import Examples, Wanted, WindowReader
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 from adaptmed.tasks.segmentation.shapes import shape_for
 from adaptmed.tasks.segmentation.training import train
+from adaptmed.training.trainable import trainable_fusion
 
 HELD_OUT = 1 / 3
 Build = Callable[[int], Segmenter]

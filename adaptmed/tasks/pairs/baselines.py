@@ -8,12 +8,12 @@ from torch import Tensor
 from adaptmed.bank import Bank
 from adaptmed.cohort.rows import patients_of
 from adaptmed.layers.draws import step_seed
-from adaptmed.tasks.labelled_batches import features_of
 from adaptmed.tasks.pairs.goal import Goal
 from adaptmed.tasks.pairs.model import FeatureClassifier
 from adaptmed.tasks.pairs.reading import PairReading, exchanged, frozen_features
 from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
 from adaptmed.tasks.pairs.training import PairTuning, fit, predict
+from adaptmed.training.batches import features_of
 
 Rows = Int[np.ndarray, " n"]
 

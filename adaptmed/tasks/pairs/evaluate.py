@@ -19,7 +19,6 @@ from adaptmed.heads.outputs import Outputs
 from adaptmed.objectives.supervised import answer_bce
 from adaptmed.runs.folder import read_config, read_seen
 from adaptmed.runs.same_tokens import check_tokens
-from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.head_file import load_head
 from adaptmed.tasks.judging import judge
 from adaptmed.tasks.pairs.baselines import shuffled_image
@@ -31,7 +30,8 @@ from adaptmed.tasks.pairs.reading import PairReading
 from adaptmed.tasks.pairs.result import ONE_PATIENT, RESULT
 from adaptmed.tasks.pairs.settings import ANSWERING, CLASSIFICATION
 from adaptmed.tasks.pairs.training import PairTuning, predict
-from adaptmed.tasks.trainer import Precision
+from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.trainer import Precision
 
 
 def evaluate(

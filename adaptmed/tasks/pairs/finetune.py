@@ -15,14 +15,14 @@ from adaptmed.files import write_text_whole
 from adaptmed.layers.draws import step_seed
 from adaptmed.runs.folder import BEST, open_run, read_seen, write_seen
 from adaptmed.runs.processes import Processes, join
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.labelled_batches import Batches
 from adaptmed.tasks.pairs.goal import goal_of
 from adaptmed.tasks.pairs.job import PairJob, check
 from adaptmed.tasks.pairs.result import REJECTS, RESULT, result_of, save
 from adaptmed.tasks.pairs.settings import PairChoices, run_config
 from adaptmed.tasks.pairs.training import PairTuning, in_order, shuffled
-from adaptmed.tasks.trainer import Length, fit_or_resume, run_trainer
+from adaptmed.training.batches import Batches
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
+from adaptmed.training.trainer import Length, fit_or_resume, run_trainer
 
 
 def finetune_pairs(

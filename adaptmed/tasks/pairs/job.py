@@ -11,22 +11,16 @@ from adaptmed.errors import InputError, sentence
 from adaptmed.layers.draws import step_seed
 from adaptmed.runs.lineage import check_unlabelled
 from adaptmed.runs.same_tokens import check_tokens
-from adaptmed.tasks.labelled_batches import LabelledImages
-from adaptmed.tasks.online import Online, OnlineEncoders
 from adaptmed.tasks.pairs.baselines import known
 from adaptmed.tasks.pairs.coordination import COORDINATION, Coordinator, require_streams
 from adaptmed.tasks.pairs.goal import Goal
-from adaptmed.tasks.pairs.model import (
-    Beside,
-    PairClassifier,
-    joint_width,
-    pair_head,
-    token_widths,
-    trainable_pair_fusion,
-)
+from adaptmed.tasks.pairs.model import Beside, PairClassifier, joint_width, pair_head, token_widths
 from adaptmed.tasks.pairs.reading import PairReading, frozen_features
 from adaptmed.tasks.pairs.settings import PairChoices
 from adaptmed.tasks.pairs.training import PairTuning
+from adaptmed.training.batches import LabelledImages
+from adaptmed.training.encoders import Online, OnlineEncoders
+from adaptmed.training.trainable import trainable_pair_fusion
 
 
 @dataclass(frozen=True)

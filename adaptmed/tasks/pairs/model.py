@@ -1,7 +1,5 @@
 """From an image and a text to logits: encoders that are tuned, fusion, head."""
 
-from copy import deepcopy
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,8 +7,7 @@ from torch import Tensor, nn
 from adaptmed.adaptor.features import pooled_path
 from adaptmed.fusion import Fusion
 from adaptmed.layers.standardise import Standardise
-from adaptmed.tasks.image_classifier import train_used
-from adaptmed.tasks.online import OnlineEncoders
+from adaptmed.training.encoders import OnlineEncoders
 from adaptmed.types import Batch, Tokens
 
 
@@ -126,20 +123,6 @@ class FeatureClassifier(nn.Module):
     def joint(self, inputs: Tensor) -> Float[Tensor, "batch width"]:
         """Standardise the features."""
         return self.standardise(inputs)
-
-
-def trainable_pair_fusion(fusion: Fusion, image: Tokens, text: Tokens) -> Fusion:
-    """Copy a fusion; of the copy only the parameters that the joint vector depends on can be trained.
-
-    Args:
-        fusion: Never changed.
-        image: Any image Tokens it takes.
-        text: Text Tokens of the same items.
-    """
-    copy = deepcopy(fusion).requires_grad_(True).eval()
-    device = next(copy.parameters()).device
-    train_used(copy, copy.fuse(image.to(device), text.to(device))[2])
-    return copy
 
 
 def joint_width(fusion: Fusion) -> int:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from adaptmed.adaptor.features import frozen_variants
 from adaptmed.bank import Bank
-from adaptmed.tasks.labelled_batches import LabelledImages
-from adaptmed.tasks.online import PixelReader
+from adaptmed.training.batches import LabelledImages
+from adaptmed.training.pixels import PixelReader
 from adaptmed.types import Batch
 
 Rows = Int[np.ndarray, " n"]

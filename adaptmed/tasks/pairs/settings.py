@@ -10,7 +10,7 @@ from adaptmed.coordination.gradient import ALPHA
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of
 from adaptmed.lora import LoRA
-from adaptmed.tasks.finetuning import FinetuneSettings
+from adaptmed.training.settings import FinetuneSettings
 
 PairTask = Literal["answering", "image-text-classification"]
 ANSWERING: PairTask = "answering"

@@ -1,7 +1,6 @@
 """The training inside fine-tuning on pairs."""
 
 import math
-from copy import deepcopy
 from typing import Any
 
 import lightning
@@ -14,14 +13,16 @@ from torch import Tensor, nn
 from adaptmed.errors import NonFiniteLossError, sentence
 from adaptmed.layers.draws import step_seed
 from adaptmed.methods import Schedule
-from adaptmed.runs.processes import CutBatch, Processes
-from adaptmed.tasks.finetuning import FinetuneSettings
-from adaptmed.tasks.labelled_batches import Batches, LabelledImages
+from adaptmed.runs.processes import Processes
 from adaptmed.tasks.pairs.coordination import Coordinator
 from adaptmed.tasks.pairs.goal import Loss
 from adaptmed.tasks.pairs.model import FeatureClassifier, PairClassifier
-from adaptmed.tasks.pretraining import learning_rate_factor, parameter_groups
-from adaptmed.tasks.trainer import bare_trainer, whole
+from adaptmed.training.batches import Batches, LabelledImages
+from adaptmed.training.callbacks import KeepBest
+from adaptmed.training.cut_batch import CutBatch
+from adaptmed.training.optimiser import learning_rate_factor, parameter_groups
+from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.trainer import bare_trainer, whole
 from adaptmed.types import Batch
 
 
@@ -155,26 +156,6 @@ class PairTuning(lightning.LightningModule):
         gathered = self.all_gather(part)
         assert isinstance(gathered, Tensor)  # as what was given
         return gathered
-
-
-class KeepBest(Callback):
-    """Keeps the weights of the epoch with the lowest validation loss in memory, for what is trained in a moment."""
-
-    def __init__(self) -> None:
-        self.lowest = math.inf
-        self.best: dict[str, Any] | None = None
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Compare an epoch with the best before it."""
-        value = float(trainer.callback_metrics["validate/loss"])
-        if value < self.lowest:
-            self.lowest, self.best = value, deepcopy(pl_module.state_dict())
-
-    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Take up the best epoch."""
-        del trainer
-        if self.best is not None:
-            pl_module.load_state_dict(self.best)
 
 
 def fit(task: PairTuning, train: LabelledImages, judged: LabelledImages | None, device: str) -> None:

@@ -25,8 +25,6 @@ from adaptmed.runs.folder import BEST, open_run, read_seen, write_seen
 from adaptmed.runs.lineage import check_unlabelled
 from adaptmed.runs.processes import Processes, join
 from adaptmed.runs.same_tokens import check_tokens
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.image_classifier import trainable_fusion
 from adaptmed.tasks.segmentation.finetune_result import RESULT, result_of, save
 from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks
 from adaptmed.tasks.segmentation.model import Segmenter
@@ -34,7 +32,9 @@ from adaptmed.tasks.segmentation.reading import Examples, InOrder, Steps, Wanted
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 from adaptmed.tasks.segmentation.shapes import check_bank, shape_for, taps_of
 from adaptmed.tasks.segmentation.training import SegmentationTask, channels_last, in_order, start, steps_of
-from adaptmed.tasks.trainer import Length, fit_or_resume, run_trainer
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
+from adaptmed.training.trainable import trainable_fusion
+from adaptmed.training.trainer import Length, fit_or_resume, run_trainer
 
 
 @dataclass(frozen=True, kw_only=True)

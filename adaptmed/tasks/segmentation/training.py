@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from adaptmed.errors import NonFiniteLossError, sentence
 from adaptmed.layers.draws import step_seed
 from adaptmed.methods import Schedule
-from adaptmed.tasks.pretraining import learning_rate_factor
 from adaptmed.tasks.segmentation.model import Segmenter, fit_entrance
 from adaptmed.tasks.segmentation.reading import Example, Examples, InOrder, Steps
 from adaptmed.tasks.segmentation.settings import LOSSES, SegmentationSettings
-from adaptmed.tasks.trainer import bare_trainer, whole
+from adaptmed.training.optimiser import learning_rate_factor
+from adaptmed.training.trainer import bare_trainer, whole
 
 MOST_FOR_STATISTICS = 256
 

@@ -11,9 +11,9 @@ from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank, BankInfo, Plan, TokenSource
 from adaptmed.bank.seal import seal
 from adaptmed.bank.write import begin, write_image_shard, write_text_shard
-from adaptmed.tasks.finetuning import FinetuneSettings
 from adaptmed.tasks.pairs.finetune import finetune_pairs
 from adaptmed.tasks.pairs.settings import PairChoices
+from adaptmed.training.settings import FinetuneSettings
 from adaptmed.types import Preprocessing, TokenIds, Tokens
 
 HALF = (0.5, 0.5, 0.5)

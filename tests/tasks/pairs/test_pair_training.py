@@ -13,9 +13,9 @@ from adaptmed.coordination.scores import class_score
 from adaptmed.errors import InputError, NonFiniteLossError
 from adaptmed.lora import LoRA
 from adaptmed.runs.folder import LAST
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.pairs.coordination import Coordinator
 from adaptmed.tasks.pairs.settings import Coordination, PairChoices
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from tests.tasks.online_bank import write_online_bank
 from tests.tasks.pairs.asked import SETTINGS, save_adaptor, tune, write_asked_bank
 

@@ -21,9 +21,9 @@ from adaptmed.errors import BankError, InputError, OverlapError
 from adaptmed.lora import LoRA
 from adaptmed.runs.folder import BEST, LAST, read_metrics, read_seen
 from adaptmed.runs.processes import Processes
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
 from adaptmed.tasks.segmentation import finetune as module
 from adaptmed.tasks.segmentation.decoder_file import load_decoder
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from tests.masked_images import HIGH, LOW, QUICK, tune, write_pictures, write_volumes
 from tests.tasks.training import StopAfter, drop_seconds
 

@@ -10,12 +10,19 @@ from jaxtyping import Int
 from torch import Tensor
 
 from adaptmed.bank import Bank, prefetched
-from adaptmed.tasks.image_classifier import Inputs
-from adaptmed.tasks.online import PixelReader
-from adaptmed.types import Batch
+from adaptmed.training.pixels import PixelReader
+from adaptmed.types import Batch, Tokens
+
+Inputs = Tokens | Tensor
+"""Pixels ``(batch, 3, height, width_px)``, Tokens, or features ``(batch, width)``: what the first part takes."""
+
 
 Places = Int[np.ndarray, " k"]
+
+
 Rows = Int[np.ndarray, " n"]
+
+
 Read = Inputs | Batch
 """What a model takes: of images alone, or of pairs."""
 

@@ -1,7 +1,10 @@
 """Lightning's Trainer as a run folder needs it: exact checkpoints, metrics lines, one process or several."""
 
+import logging
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +17,8 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from adaptmed.errors import TerminatedError
 from adaptmed.runs.folder import LAST
 from adaptmed.runs.processes import Processes, together
-from adaptmed.tasks.callbacks import KeepCheckpoints, MetricsLines, StopEarly, StopOnSigterm
-from adaptmed.tasks.checkpoint import SafetensorsCheckpointIO
-from adaptmed.tasks.quiet import quiet_lightning
+from adaptmed.training.callbacks import KeepCheckpoints, MetricsLines, StopEarly, StopOnSigterm
+from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 
 Precision = Literal["fp32", "bf16"]
 
@@ -192,3 +194,17 @@ def whole(trainer: lightning.Trainer, work: Callable[[], Any]) -> Any:
     if not trainer.state.finished:
         raise KeyboardInterrupt
     return done
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's own hints and warnings inside the block; errors stay errors."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,9 +1,11 @@
 """What happens around training steps: checkpoints that resume exactly, and one line of metrics per epoch."""
 
+import math
 import shutil
 import signal
 import threading
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,23 @@ class StopOnSigterm(Callback):
         if save:
             self.checkpoints.save(trainer)
         raise TerminatedError
+
+
+class KeepBest(Callback):
+    """Keeps the weights of the epoch with the lowest validation loss in memory, for what is trained in a moment."""
+
+    def __init__(self) -> None:
+        self.lowest = math.inf
+        self.best: dict[str, Any] | None = None
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Compare an epoch with the best before it."""
+        value = float(trainer.callback_metrics["validate/loss"])
+        if value < self.lowest:
+            self.lowest, self.best = value, deepcopy(pl_module.state_dict())
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Take up the best epoch."""
+        del trainer
+        if self.best is not None:
+            pl_module.load_state_dict(self.best)

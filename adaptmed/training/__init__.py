@@ -1,0 +1,1 @@
+"""How anything is trained: Lightning's Trainer, checkpoints, optimiser, batches."""

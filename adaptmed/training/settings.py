@@ -1,0 +1,70 @@
+"""What every fine-tuning is asked about its optimiser."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from adaptmed.errors import InputError, sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """How a head is tuned, and what stands under it; in a study fixed beforehand, since nothing may be selected there.
+
+    Attributes:
+        hidden: Width of the paper's hidden layer (512 there); ``None`` is a linear head that starts at the probe.
+        epochs: Passes over the fraction, so that a small fraction gets few steps and stays near the probe.
+        batch_size: Least number of items per batch, unless the fraction is smaller.
+        accumulate: Batches whose gradients make one step.
+        learning_rate: Peak rate of the head, whose inputs are standardised.
+        fusion_learning_rate: Peak rate of the fusion.
+        encoder_learning_rate: Peak rate inside the image encoder: of LoRA; a whole encoder wants 1e-5 to 5e-5.
+        weight_decay: On matrices of head and fusion only.
+        encoder_weight_decay: On matrices inside the image encoder; LoRA wants none.
+        warmup_share: Share of the steps over which the rates rise; they then fall as a cosine to 0.
+        clip: Largest gradient norm.
+        augment: Change images that are read again at random (small turns, shifts, scales, contrast; no flip).
+        checkpointing: Compute the encoder's activations again in the backward pass instead of keeping them.
+        precision: Of the forward pass; weights stay in fp32.
+
+    Raises:
+        InputError: If a number is out of range.
+    """
+
+    hidden: int | None = None
+    epochs: int = 4
+    batch_size: int = 32
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    fusion_learning_rate: float = 3e-4
+    encoder_learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    encoder_weight_decay: float = 0.0
+    warmup_share: float = 0.1
+    clip: float = 1.0
+    augment: bool = True
+    checkpointing: bool = False
+    precision: Literal["fp32", "bf16"] = "bf16"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise InputError(sentence(name, expected="at least 1", got=getattr(self, name), fix="Raise it."))
+        for name in ("learning_rate", "fusion_learning_rate", "encoder_learning_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                got, fix = getattr(self, name), "Try 3e-4."
+                raise InputError(sentence(name, expected="a finite number, 0 or more", got=got, fix=fix))
+
+    def batches_of(self, images: int) -> int:
+        """Batches of an epoch over this many images: a whole number of steps, unless there are too few images.
+
+        Example:
+            >>> FinetuneSettings(batch_size=4, accumulate=2).batches_of(30)
+            6
+        """
+        steps = max(1, images // (self.batch_size * self.accumulate))
+        return min(images, steps * self.accumulate)
+
+    def steps_of(self, images: int) -> int:
+        """Steps of a whole training on this many images."""
+        return self.epochs * -(-self.batches_of(images) // self.accumulate)
