@@ -24,12 +24,12 @@ from adaptmed.cohort.rows import trained_pairs
 from adaptmed.data.phantom import write_phantom
 from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.metrics.uncertainty import hierarchical, interval, patient_weights
-from adaptmed.tasks.calibrate import calibrate, calibration_method
+from adaptmed.pretraining.calibrate import calibrate, calibration_method
+from adaptmed.pretraining.job import fresh_adaptor
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.tasks.pairs.answers import normalise_answer
 from adaptmed.tasks.pairs.finetune import finetune_pairs
 from adaptmed.tasks.pairs.settings import Coordination, PairChoices
-from adaptmed.tasks.pretrain import pretrain
-from adaptmed.tasks.pretrain_job import fresh_adaptor
 from adaptmed.training.settings import FinetuneSettings
 
 SMALL: Any = {"width": 128, "layers": 3}

@@ -21,8 +21,8 @@ from adaptmed.data.images import prepare, read_image
 from adaptmed.data.phantom import write_phantom
 from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.pretext.matching import MatchingHead
-from adaptmed.tasks.contrastive import contrastive_loss, matching_losses
-from adaptmed.tasks.pretrain_job import fresh_adaptor
+from adaptmed.pretraining.contrastive import contrastive_loss, matching_losses
+from adaptmed.pretraining.job import fresh_adaptor
 from adaptmed.training.optimiser import parameter_groups
 from adaptmed.types import Batch
 

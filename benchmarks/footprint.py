@@ -20,7 +20,7 @@ from adaptmed import Adaptor, methods
 from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.encoders import Words
 from adaptmed.fusion import CoConfig, CoFusion
-from adaptmed.tasks.pretext_modules import build_pretext
+from adaptmed.pretraining.pretext import build_pretext
 
 HEAVY = ["torch", "timm", "peft", "transformers", "open_clip", "lightning", "monai", "torchmetrics", "datasets"]
 PROBES = {

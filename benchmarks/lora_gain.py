@@ -16,9 +16,9 @@ from adaptmed.adaptor.model import Adaptor
 from adaptmed.data.phantom import write_phantom
 from adaptmed.embedding.embed import embed
 from adaptmed.lora import LoRA
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.study.run import StudySettings, arms_of, cells_of, prepare
 from adaptmed.study.statistics import judge
-from adaptmed.tasks.pretrain import pretrain
 from adaptmed.training.encoders import Online
 
 PAIRS = (("adaptor+lora", "adaptor"), ("lora", "frozen"), ("adaptor", "frozen"), ("adaptor+lora", "lora"))

@@ -25,8 +25,8 @@ from adaptmed.data.phantom import write_phantom
 from adaptmed.embedding.embed import embed
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
-from adaptmed.tasks.pretrain_job import fresh_adaptor
-from adaptmed.tasks.pretraining import Pretraining
+from adaptmed.pretraining.job import fresh_adaptor
+from adaptmed.pretraining.module import Pretraining
 from adaptmed.training.encoders import Online, OnlineEncoders
 from adaptmed.training.optimiser import learning_rate_factor
 from adaptmed.training.pixels import PixelReader

@@ -16,10 +16,10 @@ from adaptmed.adaptor.features import frozen_variants
 from adaptmed.data.phantom import write_phantom
 from adaptmed.embedding.embed import embed
 from adaptmed.heads.probe import pca_whitened
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.study.arms import best_probe, probe_arm
 from adaptmed.study.run import StudySettings, Subject, arms_of, cells_of, prepare
 from adaptmed.study.statistics import judge, write_json
-from adaptmed.tasks.pretrain import pretrain
 
 PCA, COMPONENTS = "PCA-whitened mean tokens", 64
 BASELINES = ("frozen", "adaptor-untrained", PCA)

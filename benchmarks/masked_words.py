@@ -24,8 +24,8 @@ from adaptmed.fusion import CoFusion
 from adaptmed.layers.draws import item_draws
 from adaptmed.metrics.uncertainty import interval, patient_weights
 from adaptmed.pretext.word import TiedWordHead
+from adaptmed.pretraining.pretext_file import load_pretext
 from adaptmed.tasks.pairs.reading import exchanged
-from adaptmed.tasks.pretext_file import load_pretext
 from adaptmed.types import TextEncoder
 
 SAID = "left right upper mid lower small tiny minor subtle moderate large big marked pronounced mild slight borderline"

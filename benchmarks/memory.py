@@ -32,7 +32,7 @@ from adaptmed.encoders._timm import TimmImageEncoder
 from adaptmed.encoders._transformers import HFTextEncoder
 from adaptmed.fusion import CrossConfig, build_fusion
 from adaptmed.lora import LoRA
-from adaptmed.tasks.pretraining import Pretraining
+from adaptmed.pretraining.module import Pretraining
 from adaptmed.training.encoders import Online, OnlineEncoders
 from adaptmed.training.trainer import quiet_lightning
 from adaptmed.types import Batch, Tokens

@@ -11,7 +11,7 @@ from PIL import Image
 from adaptmed import Manifest, load_image_encoder, load_text_encoder
 from adaptmed.bank import Bank
 from adaptmed.embedding.embed import EmbedOptions, embed
-from adaptmed.tasks.pretrain import pretrain
+from adaptmed.pretraining.pretrain import pretrain
 from tests.encoders.conftest import bert_config, save_text_model
 from tests.tasks.online_bank import save_image_model
 from tests.tasks.training import METHOD

@@ -18,6 +18,7 @@ STEPS = (
     "runs",
     "methods",
     "embedding training",
+    "pretraining",
     "tasks",
     "study",
     "cli",
@@ -29,7 +30,7 @@ DOORS = {
     "transformers": ["encoders/_transformers.py"],
     "onnx": ["encoders/bundled.py"],
     "peft": ["lora/*"],
-    "lightning": ["training/*", "tasks/*"],
+    "lightning": ["training/*", "pretraining/*", "tasks/*"],
     "pytorch_lightning": [],
     "monai": [
         "heads/decoders/*",
@@ -117,7 +118,7 @@ def test_imports_go_one_way_and_through_one_door():
         ("adaptor/model.py", "def f():\n    from adaptmed.study import arms"),
         (
             "adaptor/model.py",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import adaptmed.tasks.pretraining",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import adaptmed.pretraining.module",
         ),
         ("bank/read.py", "from importlib import import_module\nimport_module('adaptmed.study')"),
         ("tasks/probe.py", "from adaptmed import Adaptor"),

@@ -45,9 +45,9 @@ def calibrate(
     from rich.text import Text
 
     from adaptmed.bank import Bank
+    from adaptmed.pretraining.calibrate import calibrate as train
+    from adaptmed.pretraining.calibrate import calibration_method
     from adaptmed.runs.processes import join
-    from adaptmed.tasks.calibrate import calibrate as train
-    from adaptmed.tasks.calibrate import calibration_method
 
     asked: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     schedule = calibration_method(run).schedule

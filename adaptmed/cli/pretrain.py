@@ -102,8 +102,8 @@ def pretrain(
     from rich.text import Text
 
     from adaptmed.bank import Bank
+    from adaptmed.pretraining.pretrain import pretrain as train
     from adaptmed.runs.processes import join
-    from adaptmed.tasks.pretrain import pretrain as train
 
     chosen = _preset(method, size, faithful=faithful)
     asked: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}

@@ -25,12 +25,12 @@ from adaptmed.metrics.retrieval import (
 )
 from adaptmed.metrics.uncertainty import entry, patient_weights
 from adaptmed.pretext.matching import MatchingHead
+from adaptmed.pretraining.pretext_file import has_matching, load_matching
 from adaptmed.runs.folder import read_config, read_seen
 from adaptmed.runs.lineage import Lineage
 from adaptmed.runs.processes import device_of
 from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.tasks.pairs.judging import whom
-from adaptmed.tasks.pretext_file import has_matching, load_matching
 from adaptmed.tasks.reranking import pair_logits_both_ways, reranked_ranks
 from adaptmed.tasks.retrieval import retrieve
 from adaptmed.training.trainer import Precision

@@ -24,7 +24,7 @@ def test_phantom(odd, capsys):
 
 def test_pretrain(odd, tmp_path, monkeypatch, capsys):
     made = SimpleNamespace(print_trainable_parameters=lambda: None)
-    monkeypatch.setattr("adaptmed.tasks.pretrain.pretrain", lambda *_, **__: made)
+    monkeypatch.setattr("adaptmed.pretraining.pretrain.pretrain", lambda *_, **__: made)
     bank = write_tiny_bank(tmp_path / "bank [1]").folder
     pretrain(bank, out=odd)
     said = capsys.readouterr().out

@@ -27,7 +27,7 @@ def asked(bank, tmp_path, monkeypatch):
             found.append(method)
             return made
 
-        monkeypatch.setattr("adaptmed.tasks.pretrain.pretrain", take)
+        monkeypatch.setattr("adaptmed.pretraining.pretrain.pretrain", take)
         with pytest.raises(SystemExit) as ended:
             main(["pretrain", str(bank), "--out", str(tmp_path / "run"), *words])
         return found[0] if ended.value.code == 0 else ended.value.code

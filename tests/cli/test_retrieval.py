@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from adaptmed.cli import main
-from adaptmed.tasks.pretrain import pretrain
+from adaptmed.pretraining.pretrain import pretrain
 from tests.tasks.training import METHOD
 from tests.tiny_bank import write_tiny_bank
 

@@ -11,8 +11,8 @@ from PIL import Image
 from adaptmed import Manifest, load_image_encoder, load_text_encoder, lora
 from adaptmed.bank import Bank
 from adaptmed.embedding.embed import embed
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.study.segmentation.settings import KNOWN, SegmentationStudy
-from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 from tests.encoders.conftest import bert_config, save_text_model
 from tests.labelled_pictures import EXACT

@@ -12,11 +12,11 @@ from adaptmed import methods
 from adaptmed.bank import Bank
 from adaptmed.cohort.rows import pairs_of
 from adaptmed.errors import InputError, OverlapError
+from adaptmed.pretraining.job import fresh_adaptor
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.study.rows import study_rows
 from adaptmed.study.run import StudySettings, arms_of, cells_of, fresh_fusion, prepare
 from adaptmed.study.whole import study
-from adaptmed.tasks.pretrain import pretrain
-from adaptmed.tasks.pretrain_job import fresh_adaptor
 from tests.tiny_bank import write_tiny_bank
 
 SETTINGS = StudySettings(fractions=(0.3, 1.0), seeds=2, replicates=50)

@@ -17,7 +17,7 @@ from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.bank import Bank, Layout
 from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.methods import Method
-from adaptmed.tasks.pretext_file import PRETEXT
+from adaptmed.pretraining.pretext_file import PRETEXT
 from tests.encoders.conftest import SIZES
 from tests.tasks.online_bank import SIDES, save_image_model
 

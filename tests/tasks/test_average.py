@@ -8,8 +8,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from adaptmed.errors import InputError
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import BEST
-from adaptmed.tasks.pretrain import pretrain
 from adaptmed.training.average import WeightAverage
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from tests.tasks.training import METHOD, StopAfter, drop_seconds, weights

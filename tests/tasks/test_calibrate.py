@@ -11,11 +11,11 @@ import torch
 from adaptmed import methods
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, OverlapError
+from adaptmed.pretraining.calibrate import FEATURES, calibrate, calibration_method, calibration_schedule
+from adaptmed.pretraining.pretext_file import PRETEXT, load_matching
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import read_config, read_seen, write_seen
 from adaptmed.runs.lineage import Lineage
-from adaptmed.tasks.calibrate import FEATURES, calibrate, calibration_method, calibration_schedule
-from adaptmed.tasks.pretext_file import PRETEXT, load_matching
-from adaptmed.tasks.pretrain import pretrain
 from tests.tasks.masked_bank import (
     M3AE,
     SCHEDULE,

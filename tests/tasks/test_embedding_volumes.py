@@ -12,7 +12,7 @@ from adaptmed.data.images import from_bytes
 from adaptmed.data.volumes import as_grey, read_volume, slices_to_input
 from adaptmed.embedding.embed import EmbedOptions, embed, estimate_size
 from adaptmed.errors import BankError, InputError
-from adaptmed.tasks.pretrain import pretrain
+from adaptmed.pretraining.pretrain import pretrain
 from tests.tasks.training import METHOD
 from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder, make_manifest, make_table
 from tests.volume_files import DEPTHS, make_volumes

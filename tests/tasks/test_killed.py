@@ -15,8 +15,8 @@ from adaptmed.bank import Bank
 from adaptmed.cli import main
 from adaptmed.errors import TerminatedError
 from adaptmed.lora import LoRA
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import LAST
-from adaptmed.tasks.pretrain import pretrain
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from adaptmed.training.encoders import Online
 from tests.tasks.online_bank import write_online_bank
@@ -120,7 +120,9 @@ def test_sigterm_with_gathered_gradients_waits_for_the_step(bank, tmp_path):
 
 
 def test_the_command_says_so_and_ends_with_143(bank, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("adaptmed.tasks.pretrain.pretrain", lambda *_, **__: (_ for _ in ()).throw(TerminatedError))
+    monkeypatch.setattr(
+        "adaptmed.pretraining.pretrain.pretrain", lambda *_, **__: (_ for _ in ()).throw(TerminatedError)
+    )
     with pytest.raises(SystemExit) as ended:
         main(["pretrain", str(bank.folder), "--out", str(tmp_path / "run")])
     assert ended.value.code == 143

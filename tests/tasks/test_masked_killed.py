@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from adaptmed.bank import Bank
-from adaptmed.tasks.calibrate import calibrate
-from adaptmed.tasks.pretrain import pretrain
+from adaptmed.pretraining.calibrate import calibrate
+from adaptmed.pretraining.pretrain import pretrain
 from tests.tasks.masked_bank import SCHEDULE, UMD, assert_equal, tensors_of, write_masked_banks
 from tests.tasks.test_killed import MOMENTS, SendAt
 from tests.tasks.training import drop_seconds

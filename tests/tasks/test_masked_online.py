@@ -6,8 +6,8 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
 from adaptmed.lora import LoRA
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import BEST, LAST
-from adaptmed.tasks.pretrain import pretrain
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from adaptmed.training.encoders import Online
 from tests.tasks.masked_bank import UMD, Watch, assert_equal, state_of, tensors_of, write_masked_banks

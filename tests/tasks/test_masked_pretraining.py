@@ -14,9 +14,9 @@ from adaptmed.encoders import words_of
 from adaptmed.fusion import CoFusion
 from adaptmed.layers.draws import step_seed
 from adaptmed.pretext.masking import mask_words
+from adaptmed.pretraining.job import PretrainJob
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import BEST, LAST
-from adaptmed.tasks.pretrain import pretrain
-from adaptmed.tasks.pretrain_job import PretrainJob
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from tests.tasks.masked_bank import M3AE, UMD, Watch, assert_equal, tensors_of, tiny, write_masked_banks
 from tests.tasks.training import StopAfter, drop_seconds

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import LAST
-from adaptmed.tasks.pretrain import pretrain
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from tests.tasks.masked_bank import UMD, assert_equal, copy_with_rows, tensors_of, write_masked_banks
 from tests.tasks.test_processes import found_by, start_two

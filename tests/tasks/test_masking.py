@@ -16,14 +16,14 @@ from adaptmed.encoders import drops_patches
 from adaptmed.errors import InputError
 from adaptmed.methods import Masking
 from adaptmed.pretext.matching import MatchingHead, mismatched_texts
+from adaptmed.pretraining.calibrate import calibrate
+from adaptmed.pretraining.contrastive import matching_losses
+from adaptmed.pretraining.masking import Masker
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.lineage import Lineage
 from adaptmed.study.run import StudySettings, prepare
 from adaptmed.tasks import contrastive
-from adaptmed.tasks.calibrate import calibrate
-from adaptmed.tasks.contrastive import matching_losses
 from adaptmed.tasks.finetune import finetune
-from adaptmed.tasks.masking import Masker
-from adaptmed.tasks.pretrain import pretrain
 from tests.encoders.conftest import bert_config, clip_text, hf_text, save_clip_model
 from tests.tasks.masked_bank import M3AE, OPTIONS, SCHEDULE, UMD, tiny, write_masked_banks
 from tests.tiny_encoders import PatchEncoder

@@ -17,9 +17,9 @@ from adaptmed.data.augment import augment
 from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA, saved_parameters
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import BEST, LAST, read_seen, write_seen
 from adaptmed.study.run import StudySettings, prepare
-from adaptmed.tasks.pretrain import pretrain
 from adaptmed.training.encoders import Online, checkpoint_blocks
 from adaptmed.training.pixels import PixelReader
 from tests.tasks.online_bank import write_online_bank

@@ -10,8 +10,8 @@ from adaptmed import methods
 from adaptmed.encoders import Words
 from adaptmed.errors import InputError
 from adaptmed.pretext.matching import MatchingHead
-from adaptmed.tasks.pretext_file import PRETEXT, load_matching, load_pretext, save_pretext
-from adaptmed.tasks.pretext_modules import build_pretext
+from adaptmed.pretraining.pretext import build_pretext
+from adaptmed.pretraining.pretext_file import PRETEXT, load_matching, load_pretext, save_pretext
 from tests.tasks.masked_bank import UMD, assert_equal, tiny
 
 WORDS = Words(("[PAD]", "[MASK]", "lung"), (0, 1), 1, torch.randn(5, 6))

@@ -19,9 +19,9 @@ from adaptmed.cohort.rows import pairs_of
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.fusion.config import MAX_LOG_SCALE
+from adaptmed.pretraining.job import fresh_adaptor
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import BEST, LAST, read_metrics, read_seen
-from adaptmed.tasks.pretrain import pretrain
-from adaptmed.tasks.pretrain_job import fresh_adaptor
 from tests.tasks.training import METHOD, StopAfter, drop_seconds, weights
 from tests.tiny_bank import write_tiny_bank
 
@@ -199,7 +199,7 @@ def test_kill_9_and_resume_equals_an_uninterrupted_run(bank, tmp_path):
     code = (
         "import sys; from pathlib import Path; from dataclasses import replace\n"
         "from tests.tasks.training import METHOD; from adaptmed.bank import Bank\n"
-        "from adaptmed.tasks.pretrain import pretrain\n"
+        "from adaptmed.pretraining.pretrain import pretrain\n"
         "method = replace(METHOD, schedule=replace(METHOD.schedule, epochs=12))\n"
         f"pretrain(Bank.open({str(bank.folder)!r}), method, Path({str(out)!r}), device='cpu', checkpoint_every=2)\n"
     )

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from adaptmed.bank import Bank
 from adaptmed.cohort.rows import pairs_of
 from adaptmed.errors import NonFiniteLossError
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import LAST, read_metrics
-from adaptmed.tasks.pretrain import pretrain
 from tests.tasks.training import METHOD, StopAfter, drop_seconds, weights
 from tests.tiny_bank import write_tiny_bank
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, LostProcessError
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.processes import Processes, together
-from adaptmed.tasks.pretrain import pretrain
 from tests.tasks.online_bank import write_online_bank
 from tests.tasks.training import drop_seconds, weights
 from tests.tasks.worker import PLAIN, SCENARIOS, embed_tiny

@@ -13,10 +13,10 @@ from adaptmed.bank import Bank
 from adaptmed.bank.format import ROWS
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.files import write_text_whole
+from adaptmed.pretraining.pretext_file import PRETEXT, load_matching
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import CONFIG, SEEN, read_config
 from adaptmed.tasks import reranking
-from adaptmed.tasks.pretext_file import PRETEXT, load_matching
-from adaptmed.tasks.pretrain import pretrain
 from adaptmed.tasks.retrieval_judging import judge_retrieval
 from tests.tasks.training import METHOD
 from tests.tiny_bank import write_tiny_bank

@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import Callback
 
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.errors import InputError
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import read_config, read_seen, write_seen
-from adaptmed.tasks.pretrain import pretrain
 from tests.tasks.training import METHOD, StopAfter, weights
 from tests.tiny_bank import write_tiny_bank
 

@@ -13,9 +13,9 @@ from adaptmed.data.manifest import Manifest
 from adaptmed.embedding.embed import embed
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
+from adaptmed.pretraining.calibrate import calibrate
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.processes import join
-from adaptmed.tasks.calibrate import calibrate
-from adaptmed.tasks.pretrain import pretrain
 from adaptmed.training.cut_batch import CutBatch
 from adaptmed.training.encoders import Online
 from adaptmed.types import Tokens

@@ -3,7 +3,7 @@
 import pytest
 from torch.nn import functional
 
-from adaptmed.tasks.pretrain import pretrain
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.tasks.segmentation import predict
 from tests.masked_images import (
     SHORT_METHOD,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adaptmed.heads.decoders import NEEDS
-from adaptmed.tasks.pretrain import pretrain
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.tasks.segmentation.predict import predict
 from tests.masked_images import QUICK, SHORT_METHOD, embed_table, tune, write_pictures, write_volumes
 

@@ -11,7 +11,7 @@ from PIL import Image
 from adaptmed.cli import main
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
-from adaptmed.tasks.pretrain import pretrain
+from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.tasks.segmentation.predict import Predictor, mask_names, predict
 from tests.masked_images import HIGH, LOW, QUICK, SHORT_METHOD, VALUES, tune, write_pictures, write_volumes
 from tests.volume_files import write_series

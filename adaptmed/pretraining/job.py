@@ -24,11 +24,11 @@ from adaptmed.layers.draws import step_seed
 from adaptmed.lora.settings import Tunable
 from adaptmed.methods import Method
 from adaptmed.pretext.word import TiedWordHead
+from adaptmed.pretraining.masking import Masker, Source, cell_px, masked_source, stored_views
+from adaptmed.pretraining.module import Pretraining
+from adaptmed.pretraining.pretext import build_pretext
+from adaptmed.pretraining.pretext_file import load_pretext
 from adaptmed.runs.same_tokens import check_tokens
-from adaptmed.tasks.masking import Masker, Source, cell_px, masked_source, stored_views
-from adaptmed.tasks.pretext_file import load_pretext
-from adaptmed.tasks.pretext_modules import build_pretext
-from adaptmed.tasks.pretraining import Pretraining
 from adaptmed.training.encoders import Online, OnlineEncoders
 from adaptmed.training.pixels import PixelReader
 from adaptmed.types import Batch

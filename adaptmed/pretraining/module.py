@@ -16,11 +16,11 @@ from adaptmed.fusion import CoFusion, Fusion
 from adaptmed.fusion.config import MAX_LOG_SCALE
 from adaptmed.layers.draws import step_seed
 from adaptmed.methods import Method
+from adaptmed.pretraining.contrastive import contrastive_loss, matching_losses
+from adaptmed.pretraining.masking import Masker
+from adaptmed.pretraining.pretext import build_pretext
+from adaptmed.pretraining.reconstruction import Student, reconstruction_losses
 from adaptmed.runs.processes import Processes
-from adaptmed.tasks.contrastive import contrastive_loss, matching_losses
-from adaptmed.tasks.masking import Masker
-from adaptmed.tasks.pretext_modules import build_pretext
-from adaptmed.tasks.reconstruction import Student, reconstruction_losses
 from adaptmed.training.average import WeightAverage
 from adaptmed.training.cut_batch import CutBatch
 from adaptmed.training.encoders import OnlineEncoders

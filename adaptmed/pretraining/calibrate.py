@@ -11,10 +11,10 @@ from adaptmed.bank import Bank
 from adaptmed.cohort.rows import pairs_of, trained_pairs
 from adaptmed.errors import InputError, sentence
 from adaptmed.methods import Masking, Method, Schedule, from_json
+from adaptmed.pretraining.job import PretrainJob
+from adaptmed.pretraining.pretext_file import PRETEXT
+from adaptmed.pretraining.pretrain import run_config, run_job
 from adaptmed.runs.folder import read_config
-from adaptmed.tasks.pretext_file import PRETEXT
-from adaptmed.tasks.pretrain import run_config, run_job
-from adaptmed.tasks.pretrain_job import PretrainJob
 from adaptmed.training.trainer import Precision
 
 FEATURES = 1e-5
@@ -42,7 +42,7 @@ def calibrate(
     label and no answer is read. The teacher is a fresh copy of what pre-training left. The fusion is trained; what
     only matching has trained (the poolers, the matching head) stays as it came, and LoRA inside the encoders too.
 
-    It stops, resumes and shares its work as :func:`adaptmed.tasks.pretrain.pretrain` does. Deviations: ``validate``
+    It stops, resumes and shares its work as :func:`adaptmed.pretraining.pretrain.pretrain` does. Deviations: ``validate``
     keeps the epoch of the lowest loss, where the released code takes word accuracy less the losses; the teacher is a
     copy of the student, where the released code makes one anew.
 

@@ -16,12 +16,12 @@ from adaptmed.cohort.rows import pairs_of, trained_pairs
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of
 from adaptmed.methods import Method
+from adaptmed.pretraining.job import PretrainJob
+from adaptmed.pretraining.module import Pretraining
+from adaptmed.pretraining.pretext_file import save_pretext
 from adaptmed.runs.folder import BEST, open_run, read_metrics, write_seen
 from adaptmed.runs.lineage import Lineage
 from adaptmed.runs.processes import join
-from adaptmed.tasks.pretext_file import save_pretext
-from adaptmed.tasks.pretrain_job import PretrainJob
-from adaptmed.tasks.pretraining import Pretraining
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from adaptmed.training.encoders import Online
 from adaptmed.training.trainer import Length, Precision, fit_or_resume, run_trainer

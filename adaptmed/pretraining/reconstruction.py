@@ -13,8 +13,8 @@ from adaptmed.objectives.masked import masked_patch_loss, masked_word_loss, patc
 from adaptmed.objectives.reconstruction import image_feature_loss, text_feature_loss
 from adaptmed.pretext.feature import released_image_features
 from adaptmed.pretext.patch import PatchDecoder
-from adaptmed.tasks.contrastive import both_sides
-from adaptmed.tasks.masking import Masked
+from adaptmed.pretraining.contrastive import both_sides
+from adaptmed.pretraining.masking import Masked
 from adaptmed.training.cut_batch import ALONE, CutBatch
 from adaptmed.training.encoders import OnlineEncoders
 from adaptmed.types import Batch, Tokens

@@ -18,7 +18,7 @@ from adaptmed.errors import InputError, sentence
 from adaptmed.layers.draws import item_draws, step_seed
 from adaptmed.methods import Masking
 from adaptmed.pretext.masking import Vocabulary, hidden_patches, mask_words
-from adaptmed.tasks.contrastive import both_sides
+from adaptmed.pretraining.contrastive import both_sides
 from adaptmed.types import Batch, Tokens
 
 Source = Literal["bank", "encoder", "outputs"]

@@ -1,0 +1,1 @@
+"""From a bank and a method to a trained adaptor."""
