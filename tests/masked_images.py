@@ -16,8 +16,8 @@ from PIL import Image
 from adaptmed import Manifest, load_image_encoder, load_text_encoder
 from adaptmed.bank import Bank, Layout
 from adaptmed.embedding.embed import EmbedOptions, embed
-from adaptmed.tasks.segmentation.finetune import Choices, finetune_segmentation
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
+from adaptmed.tasks.segmentation.task import Choices, finetune_segmentation
 from tests.encoders.conftest import bert_config, save_text_model
 from tests.tasks.online_bank import save_image_model
 from tests.tasks.training import METHOD

@@ -38,7 +38,6 @@ DOORS = {
         "metrics/segmentation.py",
         "objectives/overlap.py",
         "tasks/segmentation/*",
-        "tasks/sliding.py",
     ],
     "pydicom": ["data/*"],
     "nibabel": ["data/*"],

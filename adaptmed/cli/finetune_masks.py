@@ -23,8 +23,8 @@ def finetune_masks(
     from adaptmed.bank import Bank
     from adaptmed.data.mask_labels import parse_labels
     from adaptmed.lora import LoRA
-    from adaptmed.tasks.segmentation.finetune import Choices, finetune_segmentation
     from adaptmed.tasks.segmentation.settings import SegmentationSettings
+    from adaptmed.tasks.segmentation.task import Choices, finetune_segmentation
 
     mask_labels, lora = shared.pop("mask_labels"), shared.pop("lora")
     choices = Choices(

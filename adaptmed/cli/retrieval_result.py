@@ -17,13 +17,13 @@ def evaluate_retrieval(run: Path, bank: "Bank", out: Path | None, options: dict[
         run: Run folder of ``adaptmed pretrain``, or of a calibration.
         bank: Bank whose test pairs are judged.
         out: File to write; ``None`` is ``retrieval-<name of the bank>.json`` in the run folder.
-        options: Of ``adaptmed.tasks.retrieval_judging.judge_retrieval``.
+        options: Of ``adaptmed.tasks.retrieval.judging.judge_retrieval``.
 
     Returns:
         The file that was written.
     """
     from adaptmed.files import write_text_whole
-    from adaptmed.tasks.retrieval_judging import judge_retrieval
+    from adaptmed.tasks.retrieval.judging import judge_retrieval
 
     result = judge_retrieval(run, bank, progress=True, **options)
     target = out or run / f"retrieval-{bank.folder.resolve().name}.json"

@@ -13,7 +13,7 @@ from adaptmed.bank import Bank
 from adaptmed.fusion import Fusion
 from adaptmed.heads.probe import Probe, fit_best_probe
 from adaptmed.study.rows import StudyRows
-from adaptmed.tasks.classification import finetune_head
+from adaptmed.tasks.classification.head import finetune_head
 from adaptmed.training.settings import FinetuneSettings
 
 Variants = Mapping[str, np.ndarray]

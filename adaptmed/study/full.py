@@ -11,9 +11,9 @@ from adaptmed.heads.outputs import Outputs
 from adaptmed.layers.draws import step_seed
 from adaptmed.study.arms import Arm, Outcome, best_probe
 from adaptmed.study.rows import StudyRows
-from adaptmed.tasks.classification import head_at
+from adaptmed.tasks.classification.head import head_at
+from adaptmed.tasks.classification.model import ImageClassifier
 from adaptmed.tasks.finetuning import Finetuning, fit, predict
-from adaptmed.tasks.image_classifier import ImageClassifier
 from adaptmed.training.batches import images_again
 from adaptmed.training.settings import FinetuneSettings
 from adaptmed.training.trainable import trainable_encoder

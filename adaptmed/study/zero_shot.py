@@ -27,7 +27,7 @@ from adaptmed.heads.prompts import (
 from adaptmed.metrics.retrieval import first_positive_ranks
 from adaptmed.study.rows import StudyRows
 from adaptmed.study.statistics import Cell, Truth, retrieval_records
-from adaptmed.tasks.retrieval import RetrievalSets, retrieve
+from adaptmed.tasks.retrieval.sets import RetrievalSets, retrieve
 
 
 @dataclass(frozen=True)

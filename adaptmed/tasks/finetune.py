@@ -23,7 +23,7 @@ from adaptmed.runs.folder import BEST, open_run, read_seen, write_seen
 from adaptmed.runs.lineage import check_unlabelled
 from adaptmed.runs.processes import Processes, join
 from adaptmed.runs.same_tokens import check_tokens
-from adaptmed.tasks.finetune_job import Job
+from adaptmed.tasks.classification.task import Job
 from adaptmed.tasks.finetune_result import RESULT, result_of, save
 from adaptmed.tasks.finetuning import Finetuning, in_order, predict, shuffled
 from adaptmed.training.batches import Batches

@@ -12,9 +12,9 @@ from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.cohort.rows import labels_of, names_of, patients_of
 from adaptmed.files import write_text_whole
 from adaptmed.runs.folder import read_metrics
-from adaptmed.tasks.finetune_job import Job, Start
+from adaptmed.tasks.classification.model import ImageClassifier
+from adaptmed.tasks.classification.task import Job, Start
 from adaptmed.tasks.head_file import HeadFacts, save_head
-from adaptmed.tasks.image_classifier import ImageClassifier
 from adaptmed.tasks.judging import judge
 
 RESULT = "metrics.json"

@@ -12,7 +12,7 @@ from adaptmed.errors import NonFiniteLossError, sentence
 from adaptmed.layers.draws import step_seed
 from adaptmed.methods import Schedule
 from adaptmed.objectives.supervised import masked_bce, masked_cross_entropy
-from adaptmed.tasks.image_classifier import ImageClassifier
+from adaptmed.tasks.classification.model import ImageClassifier
 from adaptmed.training.batches import Batches, Inputs, LabelledImages
 from adaptmed.training.optimiser import learning_rate_factor, parameter_groups
 from adaptmed.training.settings import FinetuneSettings

@@ -10,7 +10,7 @@ from adaptmed.bank import Bank
 from adaptmed.errors import InputError, NonFiniteLossError
 from adaptmed.fusion import CoConfig, CoFusion, CrossConfig, CrossFusion
 from adaptmed.heads.probe import fit_probe
-from adaptmed.tasks.classification import FinetuneSettings, finetune_head
+from adaptmed.tasks.classification.head import FinetuneSettings, finetune_head
 from adaptmed.types import Tokens
 
 ROWS = np.arange(48)

@@ -13,7 +13,7 @@ from adaptmed.fusion import CoConfig, CoFusion, CrossConfig, CrossFusion
 from adaptmed.metrics.retrieval import first_places, first_positive_ranks
 from adaptmed.pretext.matching import MatchingHead
 from adaptmed.tasks import reranking
-from adaptmed.tasks.reranking import pair_logits, pair_logits_both_ways, rerank, reranked_ranks
+from adaptmed.tasks.retrieval.reranking import pair_logits, pair_logits_both_ways, rerank, reranked_ranks
 from adaptmed.types import Tokens
 
 ROWS, WORDS = 6, 7

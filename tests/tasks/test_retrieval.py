@@ -9,7 +9,7 @@ from adaptmed.bank import Bank
 from adaptmed.errors import InputError
 from adaptmed.fusion import CrossConfig, CrossFusion
 from adaptmed.metrics.retrieval import first_positive_ranks
-from adaptmed.tasks.retrieval import retrieve
+from adaptmed.tasks.retrieval.sets import retrieve
 from adaptmed.types import Tokens
 
 

@@ -17,7 +17,7 @@ from adaptmed.pretraining.pretext_file import PRETEXT, load_matching
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import CONFIG, SEEN, read_config
 from adaptmed.tasks import reranking
-from adaptmed.tasks.retrieval_judging import judge_retrieval
+from adaptmed.tasks.retrieval.judging import judge_retrieval
 from tests.tasks.training import METHOD
 from tests.tiny_bank import write_tiny_bank
 

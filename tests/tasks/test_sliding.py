@@ -4,7 +4,7 @@ import torch
 
 from adaptmed.errors import InputError
 from adaptmed.heads.decoders import DptConfig, ImageConcatConfig, build_decoder
-from adaptmed.tasks.sliding import decode_windows
+from adaptmed.tasks.segmentation.sliding import decode_windows
 
 
 def volume(slices, batch=1):

@@ -20,8 +20,8 @@ from adaptmed.study.segmentation.settings import TUNED, SegmentationStudy
 from adaptmed.study.segmentation.subject import Subject
 from adaptmed.study.tuned import lora_parameters
 from adaptmed.tasks.segmentation.judging import score_model, score_nothing
+from adaptmed.tasks.segmentation.logits import predict_rows
 from adaptmed.tasks.segmentation.model import Segmenter
-from adaptmed.tasks.segmentation.predicting import predict_rows
 from adaptmed.tasks.segmentation.reading import Examples, Wanted, WindowReader
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 from adaptmed.tasks.segmentation.shapes import shape_for

@@ -16,9 +16,9 @@ from adaptmed.layers.draws import step_seed
 from adaptmed.runs.folder import BEST, open_run, read_seen, write_seen
 from adaptmed.runs.processes import Processes, join
 from adaptmed.tasks.pairs.goal import goal_of
-from adaptmed.tasks.pairs.job import PairJob, check
 from adaptmed.tasks.pairs.result import REJECTS, RESULT, result_of, save
 from adaptmed.tasks.pairs.settings import PairChoices, run_config
+from adaptmed.tasks.pairs.task import PairJob, check
 from adaptmed.tasks.pairs.training import PairTuning, in_order, shuffled
 from adaptmed.training.batches import Batches
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO

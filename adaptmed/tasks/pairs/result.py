@@ -12,10 +12,10 @@ from adaptmed.runs.folder import read_metrics
 from adaptmed.tasks.pairs.answers import truncated_questions, write_answers
 from adaptmed.tasks.pairs.baselines import frozen_heads, shuffled_image
 from adaptmed.tasks.pairs.head_file import PairHeadFacts, save_pair_head
-from adaptmed.tasks.pairs.job import PairJob
 from adaptmed.tasks.pairs.judging import answered, beside_answers, right_answers, whom
 from adaptmed.tasks.pairs.model import PairClassifier, joint_width, token_widths
 from adaptmed.tasks.pairs.settings import ANSWERING
+from adaptmed.tasks.pairs.task import PairJob
 from adaptmed.tasks.pairs.training import PairTuning, predict
 
 RESULT, REJECTS, ANSWERS = "metrics.json", "rejects.jsonl", "answers.csv"

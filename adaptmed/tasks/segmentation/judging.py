@@ -13,9 +13,9 @@ from adaptmed.data.grids import spacing_of
 from adaptmed.data.mask_labels import as_classes
 from adaptmed.data.masks import Mask
 from adaptmed.metrics.segmentation import METRICS, Scores, image_scores, quiet_surfaces
+from adaptmed.tasks.segmentation.logits import classes_in_source, predict_rows
 from adaptmed.tasks.segmentation.masks import Masks
 from adaptmed.tasks.segmentation.model import Segmenter
-from adaptmed.tasks.segmentation.predicting import classes_in_source, predict_rows
 from adaptmed.tasks.segmentation.reading import WindowReader
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 

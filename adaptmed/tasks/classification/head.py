@@ -16,8 +16,8 @@ from adaptmed.heads.linear import LinearHead, paper_head
 from adaptmed.heads.outputs import Outputs
 from adaptmed.heads.probe import Probe, fit_best_probe
 from adaptmed.layers.draws import step_seed
+from adaptmed.tasks.classification.model import ImageClassifier
 from adaptmed.tasks.finetuning import Finetuning, fit
-from adaptmed.tasks.image_classifier import ImageClassifier
 from adaptmed.training.batches import features_of, tokens_of
 from adaptmed.training.settings import FinetuneSettings
 from adaptmed.training.trainable import trainable_fusion

@@ -31,8 +31,8 @@ from adaptmed.runs.lineage import Lineage
 from adaptmed.runs.processes import device_of
 from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.tasks.pairs.judging import whom
-from adaptmed.tasks.reranking import pair_logits_both_ways, reranked_ranks
-from adaptmed.tasks.retrieval import retrieve
+from adaptmed.tasks.retrieval.reranking import pair_logits_both_ways, reranked_ranks
+from adaptmed.tasks.retrieval.sets import retrieve
 from adaptmed.training.trainer import Precision
 
 KS = (1, 5, 10)

@@ -13,7 +13,7 @@ from adaptmed.runs.processes import device_of
 from adaptmed.tasks.segmentation.model import Segmenter, Windows
 from adaptmed.tasks.segmentation.reading import WindowReader
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
-from adaptmed.tasks.sliding import decode_windows
+from adaptmed.tasks.segmentation.sliding import decode_windows
 from adaptmed.types import Preprocessing
 
 

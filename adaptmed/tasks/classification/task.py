@@ -16,8 +16,8 @@ from adaptmed.heads.outputs import Outputs
 from adaptmed.heads.probe import Probe
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora import LoRA
-from adaptmed.tasks.classification import head_at, starting_probe
-from adaptmed.tasks.image_classifier import ImageClassifier
+from adaptmed.tasks.classification.head import head_at, starting_probe
+from adaptmed.tasks.classification.model import ImageClassifier
 from adaptmed.training.batches import LabelledImages, Rows, images_again, tokens_of
 from adaptmed.training.encoders import checkpoint_blocks
 from adaptmed.training.settings import FinetuneSettings

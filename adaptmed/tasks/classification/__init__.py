@@ -1,0 +1,1 @@
+"""Labels and classes of images: a head on features of the adaptor."""

@@ -1,0 +1,1 @@
+"""Retrieval between images and texts: by embedding, and by re-ranking pairs."""
