@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and the hashes of files."""
+"""Files written whole or not at all, and the hashes of files: the one writer of the package."""
 
 import hashlib
 import json
@@ -6,7 +6,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_UNFINISHED = ".part-"
 
 
 def sha256_of(path: Path) -> str:
@@ -17,13 +22,23 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; when the block ends well it is synced to disk and renamed into place."""
+    """Give a temporary path in the folder of ``path``; when the block ends well it is renamed to ``path``.
+
+    The bytes are on the disk before the name is, so that no power cut leaves an empty file under it. The temporary name
+    keeps the suffix, by which libraries choose a format. A process that is killed leaves the temporary file behind; the
+    next one writes over it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(_UNFINISHED + path.name)
     yield temporary
     _sync(temporary)
     temporary.replace(path)
     _sync(path.parent)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a path is what a killed process left of a file that it was writing."""
+    return path.name.startswith(_UNFINISHED)
 
 
 def _sync(path: Path) -> None:
@@ -34,15 +49,21 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write a json file whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-
-
 def write_text_whole(path: Path, text: str) -> None:
-    """Write a text file beside ``path`` and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.tmp")
-    fresh.write_text(text)
-    fresh.replace(path)
+    """Write a text file whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, facts: object, *, indent: int = 2) -> None:
+    """Write a json file whole or not at all; NaN and infinity are refused with ``ValueError``."""
+    write_text_whole(path, json.dumps(facts, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", *, metadata: dict[str, Any] | None = None) -> None:
+    """Write a safetensors file whole or not at all, from any device."""
+    from safetensors.torch import save_file
+
+    with written_whole(path) as temporary:
+        copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(copies, temporary, metadata=metadata)

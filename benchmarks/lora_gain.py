@@ -17,7 +17,9 @@ from adaptmed.data.phantom import write_phantom
 from adaptmed.embedding.embed import embed
 from adaptmed.lora import LoRA
 from adaptmed.pretraining.pretrain import pretrain
-from adaptmed.study.run import StudySettings, arms_of, cells_of, prepare
+from adaptmed.study.classification.settings import StudySettings
+from adaptmed.study.classification.study import arms_of, cells_of_subject
+from adaptmed.study.classification.subject import prepare
 from adaptmed.study.statistics import judge
 from adaptmed.training.encoders import Online
 
@@ -51,7 +53,7 @@ def main() -> None:
     )
     subject = prepare(bank, place / "run", settings, tuned=(tuned_bank, place / "tuned-run"))
     arms = arms_of(subject, settings)
-    cells = cells_of(subject, settings, place / "study", arms, lambda *said: print(said, end="\r"))
+    cells = cells_of_subject(subject, settings, place / "study", arms, lambda *said: print(said, end="\r"))
     judged = judge(cells, subject.rows.truth, replicates=settings.replicates)
     for row in judged.summaries():
         if row["label"] == "macro" and row["metric"] == "auroc":

@@ -15,11 +15,14 @@ from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.adaptor.features import frozen_variants
 from adaptmed.data.phantom import write_phantom
 from adaptmed.embedding.embed import embed
+from adaptmed.files import write_json
 from adaptmed.heads.probe import pca_whitened
 from adaptmed.pretraining.pretrain import pretrain
-from adaptmed.study.arms import best_probe, probe_arm
-from adaptmed.study.run import StudySettings, Subject, arms_of, cells_of, prepare
-from adaptmed.study.statistics import judge, write_json
+from adaptmed.study.classification.arms import best_probe, probe_arm
+from adaptmed.study.classification.settings import StudySettings
+from adaptmed.study.classification.study import arms_of, cells_of_subject
+from adaptmed.study.classification.subject import Subject, prepare
+from adaptmed.study.statistics import judge
 
 PCA, COMPONENTS = "PCA-whitened mean tokens", 64
 BASELINES = ("frozen", "adaptor-untrained", PCA)
@@ -56,7 +59,7 @@ def main() -> None:
     )
     subject = prepare(bank, run, settings)
     arms = arms_of(subject, settings) | {PCA: lambda: whitened_arm(subject)}
-    cells = cells_of(
+    cells = cells_of_subject(
         subject, settings, out, arms, lambda what, done, total: print(f"\r{done}/{total} {what:50s}", end="")
     )
     judged = judge(cells, subject.rows.truth, replicates=settings.replicates)

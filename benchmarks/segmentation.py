@@ -17,7 +17,7 @@ from adaptmed.data.phantom import write_phantom
 from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.study.segmentation.settings import SegmentationStudy
-from adaptmed.study.segmentation.whole import study_segmentation
+from adaptmed.study.segmentation.study import study_segmentation
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 
 SPLITS = {"train": 4000, "validate": 500, "test": 1500}

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from adaptmed.adaptor.records import EncoderRecord
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import write_json, write_tensors, write_text_whole
 from adaptmed.types import Preprocessing
 
 SCHEMA = 1
@@ -79,10 +80,10 @@ def write_adaptor(
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh / TENSOR_FILE)
-        (fresh / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n")
-        (fresh / "metrics.json").write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-        (fresh / "README.md").write_text(card)
+        write_tensors(fresh / TENSOR_FILE, tensors)
+        write_json(fresh / CONFIG_FILE, asdict(config))
+        write_json(fresh / "metrics.json", metrics)
+        write_text_whole(fresh / "README.md", card)
         write_lora(fresh)
         fresh.chmod(0o755)
         earlier = fresh.with_name(f"{fresh.name}-earlier")

@@ -16,7 +16,7 @@ from adaptmed.bank.files import read_json
 from adaptmed.bank.format import INFO, PLAN, SHARDS, Kind, Plan
 from adaptmed.bank.shards import Shard, StoredTap, tap_names
 from adaptmed.errors import BankError, sentence
-from adaptmed.files import sha256_of, write_json, written_whole
+from adaptmed.files import is_unfinished, sha256_of, write_json, written_whole
 from adaptmed.types import TokenIds, Tokens
 
 _LATER = {"taps": 0, "pixels": False, "image.plane": None, "image.window": None, "image.mask_ratio": None}
@@ -56,7 +56,7 @@ def is_whole(folder: Path, plan: Plan) -> bool:
             _refuse_foreign(folder, json.loads(json.dumps(plan.as_dict())))
         return whole
     file = folder.exists() and not folder.is_dir()
-    if file or (folder.exists() and any(entry.name != PLAN + ".part" for entry in folder.iterdir())):
+    if file or (folder.exists() and not all(map(is_unfinished, folder.iterdir()))):
         got, fix = "a file" if file else "other files", "Choose another --out."
         raise BankError(sentence(str(folder), expected="a bank or an empty folder", got=got, fix=fix))
     return False

@@ -1,7 +1,6 @@
 """``adaptmed check``: what is in a manifest and what is wrong with it."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import write_text_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -197,10 +197,7 @@ def _write(path: Path, report: "CheckReport") -> None:
     """Write the rejects, whole or not at all."""
     lines = [json.dumps(reject, ensure_ascii=False) + "\n" for reject in report.rejects]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        unfinished.write_text("".join(lines), encoding="utf-8")
-        unfinished.replace(path)
+        write_text_whole(path, "".join(lines))
     except OSError as error:
         fix = "Choose another --rejects."
         raise InputError(sentence(str(path), expected="a file that can be written", got=error, fix=fix)) from error

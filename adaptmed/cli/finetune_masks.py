@@ -54,7 +54,7 @@ def print_masks(result: dict[str, Any]) -> None:
     from rich.text import Text
 
     from adaptmed.cli.study import estimate
-    from adaptmed.study.tables import NAMES
+    from adaptmed.study.report.tables import NAMES
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     trained = f"{result['trainable_parameters']:,} parameters on {result['train_images']} images"

@@ -97,8 +97,8 @@ def study(
 
 def _classification(shared: dict[str, Any], prompts: Path | None) -> Callable[..., dict[str, Any]]:
     from adaptmed.heads.prompts import load_prompts
-    from adaptmed.study.run import StudySettings
-    from adaptmed.study.whole import study as run
+    from adaptmed.study.classification.settings import StudySettings
+    from adaptmed.study.classification.study import study as run
 
     return partial(run, settings=StudySettings(**shared, prompts=load_prompts(prompts) if prompts else None))
 
@@ -113,7 +113,7 @@ def _segmentation(
 ) -> Callable[..., dict[str, Any]]:
     from adaptmed.data.mask_labels import parse_labels
     from adaptmed.study.segmentation.settings import SegmentationStudy
-    from adaptmed.study.segmentation.whole import study_segmentation
+    from adaptmed.study.segmentation.study import study_segmentation
     from adaptmed.tasks.segmentation.settings import SegmentationSettings
 
     training = SegmentationSettings(decoder=decoder, **({} if steps is None else {"steps": steps}))  # type: ignore[arg-type]
@@ -137,9 +137,9 @@ def print_table(results: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from adaptmed.study.kinds import kind_of
-    from adaptmed.study.report import leak_mark
-    from adaptmed.study.tables import NAMES, whole
+    from adaptmed.study.report.kinds import kind_of
+    from adaptmed.study.report.report import leak_mark
+    from adaptmed.study.report.tables import NAMES, whole
 
     primary = kind_of(results["summaries"]).primary
     what = "masks" if primary == "dice_positives" else "labels"

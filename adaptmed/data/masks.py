@@ -1,7 +1,6 @@
 """Masks: a label for every pixel or voxel of an image; read, compared with the image, and written in its geometry."""
 
 import gzip
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,6 +18,7 @@ from adaptmed.data.grids import Plane, corner_distance_mm, turn
 from adaptmed.data.mask_labels import HIGHEST, refuse_other_values, values_in
 from adaptmed.data.nifti import is_nifti, mask_like, new_mask, read_nifti
 from adaptmed.data.volumes import Volume
+from adaptmed.files import written_whole
 
 GEOMETRY_TOLERANCE = 0.1
 _SHOWN = 4
@@ -125,10 +125,8 @@ def write_mask(path: Path, values: Integer[np.ndarray, "*depth height width_px"]
     if values.shape != size:
         got, fix = times(values.shape), "Bring the prediction to the size of its source first."
         raise refusal(path, f"a mask of {times(size)}", got, fix)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(_png_bytes(values) if volume is None else _volume_bytes(path, values, volume))
-    unfinished.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(_png_bytes(values) if volume is None else _volume_bytes(path, values, volume))
 
 
 def _volume_bytes(path: Path, values: Integer[np.ndarray, "depth height width_px"], volume: Volume) -> bytes:

@@ -72,9 +72,10 @@ def umd(*, size: Literal["light", "paper"] = "light", faithful: bool = False) ->
     Zhang et al. 2024, "Unified multi-modal diagnostic framework with reconstruction pre-training and heterogeneity-
     combat tuning", arXiv:2404.06057: matching + 0.5 (words + patches + text features + image features), against an
     average of the student that sees the whole pair (decay 0.995). The two stages behind it are
-    ``adaptmed.pretraining.calibrate`` (TD-Calib) and the coordination of gradients in fine-tuning (GM-Coord). Deviations: as
-    of :func:`m3ae`; the image's features are predicted by the decoder and not by a bare mask token, the target of the
-    text's has no gradient and no padding, and the teacher is a copy in evaluation mode that follows once per step.
+    ``adaptmed.pretraining.calibrate`` (TD-Calib) and the coordination of gradients in fine-tuning (GM-Coord).
+    Deviations: as of :func:`m3ae`; the image's features are predicted by the decoder and not by a bare mask token, the
+    target of the text's has no gradient and no padding, and the teacher is a copy in evaluation mode that follows once
+    per step.
 
     Args:
         size: As of :func:`m3ae`.

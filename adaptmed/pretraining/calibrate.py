@@ -42,9 +42,9 @@ def calibrate(
     label and no answer is read. The teacher is a fresh copy of what pre-training left. The fusion is trained; what
     only matching has trained (the poolers, the matching head) stays as it came, and LoRA inside the encoders too.
 
-    It stops, resumes and shares its work as :func:`adaptmed.pretraining.pretrain.pretrain` does. Deviations: ``validate``
-    keeps the epoch of the lowest loss, where the released code takes word accuracy less the losses; the teacher is a
-    copy of the student, where the released code makes one anew.
+    It stops, resumes and shares its work as :func:`adaptmed.pretraining.pretrain.pretrain` does. Deviations:
+    ``validate`` keeps the epoch of the lowest loss, where the released code takes word accuracy less the losses; the
+    teacher is a copy of the student, where the released code makes one anew.
 
     Args:
         bank: The task's image-text pairs, embedded by the run's encoders.

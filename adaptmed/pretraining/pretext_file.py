@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import write_tensors
 from adaptmed.pretext.matching import MatchingHead
 
 PRETEXT = "pretext.safetensors"
@@ -22,10 +23,7 @@ def save_pretext(run: Path, modules: nn.Module, *, before: Path | None = None) -
         before: Run folder this one went on from: what it trained and ``modules`` lack is kept as it was.
     """
     kept = {} if before is None else load_file(before / PRETEXT)
-    trained = {name: tensor.detach().cpu().contiguous() for name, tensor in modules.state_dict().items()}
-    fresh = run / f".{PRETEXT}.tmp"
-    save_file(kept | trained, fresh)
-    fresh.replace(run / PRETEXT)
+    write_tensors(run / PRETEXT, kept | modules.state_dict())
 
 
 def load_pretext(run: Path, modules: nn.Module) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptmed.errors import InputError, sentence
-from adaptmed.files import write_text_whole
+from adaptmed.files import is_unfinished, write_text_whole
 
 CONFIG, METRICS, SEEN = "config.json", "metrics.jsonl", "patients_seen.json"
 LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safetensors")
@@ -39,7 +39,7 @@ def open_run(out: Path, config: Mapping[str, Any]) -> None:
                 )
             )
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and not all(map(is_unfinished, out.iterdir())):
         raise InputError(
             sentence(str(out), expected="an empty folder or a run", got="other files", fix="Name another.")
         )

@@ -1,10 +1,13 @@
 """What must hold before arms stand side by side: a plain bank with its tuned one, and the labels that were read."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.adaptor.records import records_of
+from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.runs.lineage import Lineage
@@ -87,3 +90,23 @@ def _facts(bank: Bank) -> dict[str, Any]:
         "layout": bank.info.layout,
         "number format": bank.info.dtype,
     }
+
+
+def identity_of(bank: Bank, weights: str) -> str:
+    """Name a bank with the adaptor of these weights: its encoders, and a digest of all that decides a cell."""
+    stored = (bank.info.images, bank.info.texts)
+    keys = [side.token_key for side in stored if side is not None]
+    digest = hashlib.sha256(" ".join([*keys, bank.info.rows_file_sha256, weights]).encode())
+    return f"{' + '.join('-' if side is None else side.name for side in stored)}-{digest.hexdigest()[:12]}"
+
+
+def weights_of(run: Path) -> str:
+    """The sha256 of a saved adaptor's tensors."""
+    return hashlib.sha256((find_adaptor(run) / TENSOR_FILE).read_bytes()).hexdigest()
+
+
+def lora_parameters(adaptor: Adaptor) -> int:
+    """Count the LoRA parameters of both encoders that a saved adaptor belongs to."""
+    from adaptmed.lora import saved_parameters
+
+    return sum(saved_parameters(folder) for folder in adaptor.encoders.lora_folders.values())

@@ -1,11 +1,8 @@
 """From predictions to records: every cell of a study judged on the same test items, with paired intervals."""
 
-import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,6 @@ from adaptmed.metrics.uncertainty import hierarchical, interval, p_value, patien
 from adaptmed.study.scoring import Cell, Score, Scores, Truth, check, is_defined, macro, score
 
 __all__ = ["Cell", "Judgement", "Truth", "comparisons", "judge", "records", "retrieval_records", "summaries"]
-__all__ += ["write_json"]
 
 METRICS = {
     "multilabel": ("auroc", "average_precision", "ece"),
@@ -236,20 +232,6 @@ def retrieval_records(
         {"arm": arm, "direction": direction, "metric": metric, **_estimate([Score(values, none)], seed), **counts}
         for metric, values in samples.items()
     ]
-
-
-def write_json(path: str | Path, payload: object) -> None:
-    """Write JSON whole or not at all; NaN and infinity are refused with ``ValueError``.
-
-    Args:
-        path: File to write or replace.
-        payload: Plain lists, dictionaries, strings, numbers and ``None``.
-    """
-    path = Path(path)
-    text = json.dumps(payload, indent=1, allow_nan=False, ensure_ascii=False)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def _facts(cells: Sequence[Cell], truth: Truth, label: str) -> Record:

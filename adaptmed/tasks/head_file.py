@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from adaptmed.errors import InputError, sentence
-from adaptmed.files import write_text_whole
+from adaptmed.files import write_tensors, write_text_whole
 from adaptmed.heads.linear import LinearHead, paper_head
 
 FACTS, TENSORS = "head.json", "head.safetensors"
@@ -38,9 +38,7 @@ class HeadFacts:
 
 def save_head(folder: Path, head: nn.Module, facts: HeadFacts) -> None:
     """Write a head; the facts last."""
-    fresh = folder / f".{TENSORS}.tmp"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, fresh)
-    fresh.replace(folder / TENSORS)
+    write_tensors(folder / TENSORS, head.state_dict())
     write_text_whole(folder / FACTS, json.dumps(asdict(facts), indent=2) + "\n")
 
 

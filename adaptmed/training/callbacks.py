@@ -13,6 +13,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed.errors import NonFiniteLossError, TerminatedError
+from adaptmed.files import written_whole
 from adaptmed.runs.folder import BEST, LAST, PREVIOUS, append_metrics
 
 LEAST_GAIN = 1e-5
@@ -114,8 +115,8 @@ class KeepCheckpoints(Callback):
     def save(self, trainer: lightning.Trainer) -> None:
         """Write ``last``, and keep the one before it as ``previous``."""
         if trainer.is_global_zero and (self.out / LAST).exists():
-            shutil.copyfile(self.out / LAST, fresh := self.out / f"{PREVIOUS}.tmp")
-            fresh.replace(self.out / PREVIOUS)
+            with written_whole(self.out / PREVIOUS) as temporary:
+                shutil.copyfile(self.out / LAST, temporary)
         trainer.save_checkpoint(self.out / LAST)
         self.written = trainer.global_step
 

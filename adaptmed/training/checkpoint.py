@@ -8,8 +8,9 @@ from typing import Any
 
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from adaptmed.files import write_tensors
 
 _TENSOR, _TUPLE, _PAIRS = "__tensor__", "__tuple__", "__pairs__"
 
@@ -66,20 +67,14 @@ def unflatten_state(found: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 class SafetensorsCheckpointIO(CheckpointIO):
-    """Lightning's checkpoints as safetensors, written beside and renamed into place when whole."""
+    """Lightning's checkpoints as safetensors, written whole or not at all."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         """Write a checkpoint."""
         del storage_options  # there is one way to write a file
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
         tree = flatten_state(checkpoint, tensors)
-        fresh = path.with_name(f".{path.name}.tmp")
-        save_file(tensors, fresh, metadata={"tree": json.dumps(tree)})
-        with fresh.open("rb") as file:
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        write_tensors(Path(path), tensors, metadata={"tree": json.dumps(tree)})
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None

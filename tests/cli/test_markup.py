@@ -45,7 +45,7 @@ def test_study(odd, tmp_path, monkeypatch, capsys):
         "ci_low": None,
     }
     rows = [row | {"value": 0.5}, row | {"value": None, "arm": "x", "reason": "only [/b]"}]
-    monkeypatch.setattr("adaptmed.study.whole.study", lambda *_, **__: {"summaries": rows})
+    monkeypatch.setattr("adaptmed.study.classification.study.study", lambda *_, **__: {"summaries": rows})
     study(write_tiny_bank(tmp_path / "bank").folder, adaptor=[odd], out=odd)
     assert f"Report: {odd / 'report.html'}" in capsys.readouterr().out
 

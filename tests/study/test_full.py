@@ -10,10 +10,10 @@ from adaptmed import load_image_encoder, lora
 from adaptmed.adaptor.frozen import FrozenEncoders
 from adaptmed.bank import Bank
 from adaptmed.lora import LoRA
-from adaptmed.study.full import FULL, full_arm
-from adaptmed.study.rows import study_rows
-from adaptmed.study.run import ARMS, StudySettings
-from adaptmed.study.whole import study
+from adaptmed.study.classification.full import FULL, full_arm
+from adaptmed.study.classification.rows import study_rows
+from adaptmed.study.classification.settings import ARMS, StudySettings
+from adaptmed.study.classification.study import study
 from tests.labelled_pictures import make_labelled_bank, pretrain_shortly
 
 EXACT = replace(FULL, precision="fp32", epochs=3, batch_size=6)
@@ -64,7 +64,7 @@ def test_without_a_step_it_is_the_frozen_probe(bank, encoder):
     rows = study_rows(bank)
     still = replace(EXACT, epochs=1, learning_rate=0.0, encoder_learning_rate=0.0)
     places = np.arange(len(rows.train))
-    from adaptmed.study.arms import frozen_arm
+    from adaptmed.study.classification.arms import frozen_arm
 
     found = full_arm(rows, bank, encoder, settings=still, device="cpu")(places, 0)
     np.testing.assert_allclose(found.probabilities, frozen_arm(rows, bank)(places, 0).probabilities, atol=1e-4)

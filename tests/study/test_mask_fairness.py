@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from adaptmed.bank import Bank
+from adaptmed.study.checks import lora_parameters
 from adaptmed.study.segmentation import arms as contenders
 from adaptmed.study.segmentation.arms import arms_of
 from adaptmed.study.segmentation.settings import KNOWN, TUNED
 from adaptmed.study.segmentation.subject import open_subject, prepare
-from adaptmed.study.tuned import lora_parameters
 from tests.study.masked_pictures import EVERY
 
 NONE_SHOWN = np.array([], dtype=np.int64)

@@ -13,10 +13,10 @@ from PIL import Image
 from adaptmed.bank import Bank
 from adaptmed.cli import main
 from adaptmed.data.images import prepare, read_image
-from adaptmed.study.report import headlines
-from adaptmed.study.segmentation.overlays import TINT, colours
+from adaptmed.study.report.overlays import TINT, colours
+from adaptmed.study.report.report import headlines
+from adaptmed.study.segmentation.study import study_segmentation
 from adaptmed.study.segmentation.subject import shown_rows
-from adaptmed.study.segmentation.whole import study_segmentation
 from tests.study.masked_pictures import STUDY
 from tests.study.test_report import Outline, gap, row
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adaptmed.errors import InputError
 from adaptmed.metrics.segmentation import METRICS
-from adaptmed.study.kinds import LABELS, MASKS, kind_of
+from adaptmed.study.report.kinds import LABELS, MASKS, kind_of
 from adaptmed.study.scoring import Truth
 from adaptmed.study.statistics import Cell, comparisons, records, summaries
 from adaptmed.tasks.segmentation.judging import score_nothing

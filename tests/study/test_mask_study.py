@@ -15,8 +15,8 @@ from adaptmed.metrics.segmentation import METRICS
 from adaptmed.runs.folder import write_seen
 from adaptmed.study.segmentation import arms as contenders
 from adaptmed.study.segmentation.settings import ARMS, KNOWN, TUNED, SegmentationStudy
+from adaptmed.study.segmentation.study import study_segmentation
 from adaptmed.study.segmentation.subject import open_subject, prepare
-from adaptmed.study.segmentation.whole import study_segmentation
 from tests.study.masked_pictures import (
     EVERY,
     NAMES,

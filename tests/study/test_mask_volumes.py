@@ -11,7 +11,7 @@ from adaptmed.errors import InputError
 from adaptmed.metrics.segmentation import METRICS
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.study.segmentation.settings import ARMS, SegmentationStudy
-from adaptmed.study.segmentation.whole import study_segmentation
+from adaptmed.study.segmentation.study import study_segmentation
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 from tests.study.masked_pictures import METHOD_SHORT
 from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder, make_manifest, make_table

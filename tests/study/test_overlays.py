@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from adaptmed.study.segmentation.overlays import colours, draw_overlay
+from adaptmed.study.report.overlays import colours, draw_overlay
 
 
 def opened(png):

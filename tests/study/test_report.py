@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from adaptmed.study.plots import Maps, learning_curves, project_2d, sample_rows
-from adaptmed.study.report import RetrievalExample, headlines, write_report
+from adaptmed.study.report.plots import Maps, learning_curves, project_2d, sample_rows
+from adaptmed.study.report.report import RetrievalExample, headlines, write_report
 
 VOID = {"meta", "img", "br"}
 PNG = b"\x89PNG\r\n\x1a\n"

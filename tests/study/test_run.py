@@ -14,9 +14,10 @@ from adaptmed.cohort.rows import pairs_of
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.pretraining.job import fresh_adaptor
 from adaptmed.pretraining.pretrain import pretrain
-from adaptmed.study.rows import study_rows
-from adaptmed.study.run import StudySettings, arms_of, cells_of, fresh_fusion, prepare
-from adaptmed.study.whole import study
+from adaptmed.study.classification.rows import study_rows
+from adaptmed.study.classification.settings import StudySettings
+from adaptmed.study.classification.study import arms_of, cells_of_subject, fresh_fusion, study
+from adaptmed.study.classification.subject import prepare
 from tests.tiny_bank import write_tiny_bank
 
 SETTINGS = StudySettings(fractions=(0.3, 1.0), seeds=2, replicates=50)
@@ -98,7 +99,7 @@ def test_the_report_says_when_the_patients_of_the_training_are_not_known(made, t
 def test_every_arm_trains_on_the_same_rows_of_a_fraction(made):
     folder, bank, _ = made
     subject = prepare(bank, folder / "run", SETTINGS)
-    cells = cells_of(subject, SETTINGS, folder / "out", arms_of(subject, SETTINGS), lambda *_: None)
+    cells = cells_of_subject(subject, SETTINGS, folder / "out", arms_of(subject, SETTINGS), lambda *_: None)
     for fraction in (0.3, 1.0):
         for seed in (0, 1):
             chosen = [c for c in cells if c.fraction == fraction and c.seed == seed]

@@ -6,7 +6,8 @@ import pytest
 import sklearn.metrics
 
 from adaptmed.errors import InputError
-from adaptmed.study.statistics import Cell, Truth, comparisons, judge, records, retrieval_records, summaries, write_json
+from adaptmed.files import write_json
+from adaptmed.study.statistics import Cell, Truth, comparisons, judge, records, retrieval_records, summaries
 
 NAMES = ("effusion", "nodule", "opacity")
 FACTS = {"arm", "task", "dataset", "encoder", "label", "fraction", "seed", "n_train", "n_test", "n_positive", "seconds"}

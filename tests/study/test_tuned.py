@@ -17,9 +17,9 @@ from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import write_seen
-from adaptmed.study.run import ARMS, StudySettings, prepare
-from adaptmed.study.tuned import TUNED_ARMS
-from adaptmed.study.whole import study
+from adaptmed.study.classification.settings import ARMS, TUNED_ARMS, StudySettings
+from adaptmed.study.classification.study import study
+from adaptmed.study.classification.subject import prepare
 from tests.tiny_bank import write_tiny_bank
 
 LORA = {"base.layer.lora_A.weight": torch.ones(2, 12), "base.layer.lora_B.weight": torch.ones(12, 2)}

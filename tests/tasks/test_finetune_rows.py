@@ -19,7 +19,7 @@ from adaptmed.errors import InputError, OverlapError
 from adaptmed.lora import LoRA
 from adaptmed.runs.folder import read_seen
 from adaptmed.runs.processes import Processes
-from adaptmed.study.rows import study_rows
+from adaptmed.study.classification.rows import study_rows
 from adaptmed.study.statistics import Cell, records
 from adaptmed.tasks import division
 from adaptmed.tasks.head_file import load_head

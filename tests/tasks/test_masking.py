@@ -21,7 +21,8 @@ from adaptmed.pretraining.contrastive import matching_losses
 from adaptmed.pretraining.masking import Masker
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.lineage import Lineage
-from adaptmed.study.run import StudySettings, prepare
+from adaptmed.study.classification.settings import StudySettings
+from adaptmed.study.classification.subject import prepare
 from adaptmed.tasks import contrastive
 from adaptmed.tasks.finetune import finetune
 from tests.encoders.conftest import bert_config, clip_text, hf_text, save_clip_model

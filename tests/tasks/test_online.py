@@ -19,7 +19,8 @@ from adaptmed.errors import InputError
 from adaptmed.lora import LoRA, saved_parameters
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import BEST, LAST, read_seen, write_seen
-from adaptmed.study.run import StudySettings, prepare
+from adaptmed.study.classification.settings import StudySettings
+from adaptmed.study.classification.subject import prepare
 from adaptmed.training.encoders import Online, checkpoint_blocks
 from adaptmed.training.pixels import PixelReader
 from tests.tasks.online_bank import write_online_bank

@@ -18,6 +18,7 @@ from adaptmed.data.phantom.findings import FINDINGS, Finding, draw_findings
 from adaptmed.data.phantom.pictures import draw_study
 from adaptmed.data.phantom.reports import write_questions, write_report
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import written_whole
 
 _SPLITS = ("train", "validate", "test")
 _VERSION = 1
@@ -220,7 +221,6 @@ def _table(rows: Iterable[dict[str, object]]) -> bytes:
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Write a whole file: beside its place first, then renamed into it."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    beside.replace(path)
+    """Write a file whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)

@@ -8,17 +8,18 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from adaptmed.adaptor.model import Adaptor, trainable_parameters
+from adaptmed.adaptor.fresh import fresh_fusion
+from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
 from adaptmed.cohort.rows import pairs_of
 from adaptmed.data.splits import fraction_rows
-from adaptmed.fusion import Fusion, build_fusion
+from adaptmed.fusion import Fusion
 from adaptmed.heads.decoders import NEEDS, ScratchUnet, build_decoder
 from adaptmed.layers.draws import step_seed
 from adaptmed.metrics.segmentation import METRICS
+from adaptmed.study.checks import lora_parameters
 from adaptmed.study.segmentation.settings import TUNED, SegmentationStudy
 from adaptmed.study.segmentation.subject import Subject
-from adaptmed.study.tuned import lora_parameters
 from adaptmed.tasks.segmentation.judging import score_model, score_nothing
 from adaptmed.tasks.segmentation.logits import predict_rows
 from adaptmed.tasks.segmentation.model import Segmenter
@@ -116,7 +117,11 @@ def _contender(name: str, subject: Subject, training: SegmentationSettings) -> C
     fusion: Fusion = adaptor.fusion
     if name == "adaptor-untrained":
         return Contender(
-            bank, wanted, lambda seed: _decoding(bank, subject, training, _fresh(adaptor, bank, seed), seed)
+            bank,
+            wanted,
+            lambda seed: _decoding(
+                bank, subject, training, fresh_fusion(adaptor, bank, pairs_of(bank, "train"), seed=seed), seed
+            ),
         )
     tuned = name == "adaptor-trained"
     build = partial(_decoding, bank, subject, training, fusion, train_fusion=tuned)
@@ -153,15 +158,6 @@ def _scratch(seed: int, *, classes: int, dims: int, channels: int | None) -> Seg
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(seed, -1))
         return Segmenter(ScratchUnet(classes, spatial_dims=dims, **chosen))
-
-
-def _fresh(adaptor: Adaptor, bank: Bank, seed: int) -> Fusion:
-    """An untrained fusion of the adaptor's shape, its input statistics fitted on the same training pairs."""
-    with torch.random.fork_rng():
-        torch.manual_seed(step_seed(seed, -1))
-        fresh = Adaptor(build_fusion(adaptor.fusion.config), adaptor.encoders)
-    fresh.standardise(bank, pairs_of(bank, "train"))
-    return fresh.fusion.eval()
 
 
 def _nothing(subject: Subject, shown: Int[np.ndarray, " s"], places: Places, seed: int) -> Outcome:

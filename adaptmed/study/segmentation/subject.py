@@ -15,10 +15,9 @@ from adaptmed.data.splits import fraction_rows
 from adaptmed.errors import InputError, sentence
 from adaptmed.runs.folder import read_seen
 from adaptmed.runs.same_tokens import check_tokens
-from adaptmed.study.checks import check_labels, check_tuned, place_of
+from adaptmed.study.checks import check_labels, check_tuned, identity_of, place_of, weights_of
 from adaptmed.study.scoring import Truth
 from adaptmed.study.segmentation.settings import SegmentationStudy
-from adaptmed.study.tuned import identity_of, weights_of
 from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks
 from adaptmed.tasks.segmentation.shapes import check_bank
 

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from adaptmed.errors import InputError, sentence
-from adaptmed.files import write_text_whole
+from adaptmed.files import write_tensors, write_text_whole
 from adaptmed.heads.outputs import Outputs
 from adaptmed.tasks.pairs.answers import AnswerVocabulary
 from adaptmed.tasks.pairs.model import Beside, PairClassifier, pair_head
@@ -58,13 +58,11 @@ class PairHeadFacts:
 
 def save_pair_head(folder: Path, model: PairClassifier, facts: PairHeadFacts) -> None:
     """Write the head of a model and what stands beside its fusion; the facts last."""
-    fresh = folder / f".{TENSORS}.tmp"
     parts = {"": model.head, _BESIDE: model.beside}
     tensors = {
         f"{of}{name}": t for of, part in parts.items() if part is not None for name, t in part.state_dict().items()
     }
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh)
-    fresh.replace(folder / TENSORS)
+    write_tensors(folder / TENSORS, tensors)
     write_text_whole(folder / FACTS, json.dumps(asdict(facts), indent=2) + "\n")
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from adaptmed.errors import InputError, sentence
-from adaptmed.files import write_text_whole
+from adaptmed.files import write_tensors, write_text_whole
 from adaptmed.heads.decoders import Decoder, DecoderConfig, build_decoder, from_json, to_json
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 
@@ -42,9 +42,7 @@ class DecoderFacts:
 
 def save_decoder(folder: Path, decoder: nn.Module, facts: DecoderFacts) -> None:
     """Write a decoder; the facts last."""
-    fresh = folder / f".{TENSORS}.tmp"
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in decoder.state_dict().items()}, fresh)
-    fresh.replace(folder / TENSORS)
+    write_tensors(folder / TENSORS, decoder.state_dict())
     found = {
         "decoder": to_json(facts.config),
         "labels": {str(value): name for value, name in facts.labels.items()},

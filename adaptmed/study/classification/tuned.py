@@ -1,21 +1,17 @@
 """The arms with LoRA: what tuned encoders are worth, on the same rows, fractions and seeds as the plain ones."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adaptmed.adaptor.features import adaptor_variants
 from adaptmed.adaptor.model import Adaptor, trainable_parameters
-from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank
 from adaptmed.runs.folder import read_seen
 from adaptmed.runs.same_tokens import check_tokens
-from adaptmed.study.arms import Arm, best_probe, frozen_arm, probe_arm
-from adaptmed.study.checks import check_labels, check_tuned
-from adaptmed.study.rows import StudyRows
-
-TUNED_ARMS = ("lora", "adaptor+lora")
+from adaptmed.study.checks import check_labels, check_tuned, identity_of, lora_parameters, weights_of
+from adaptmed.study.classification.arms import Arm, best_probe, frozen_arm, probe_arm
+from adaptmed.study.classification.rows import StudyRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +79,6 @@ def prepare_tuned(plain: Bank, bank: Bank, run: Path, fractions: Sequence[float]
     )
 
 
-def identity_of(bank: Bank, weights: str) -> str:
-    """Name a bank with the adaptor of these weights: its encoders, and a digest of all that decides a cell."""
-    stored = (bank.info.images, bank.info.texts)
-    keys = [side.token_key for side in stored if side is not None]
-    digest = hashlib.sha256(" ".join([*keys, bank.info.rows_file_sha256, weights]).encode())
-    return f"{' + '.join('-' if side is None else side.name for side in stored)}-{digest.hexdigest()[:12]}"
-
-
 def facts_of(tuned: Tuned) -> dict[str, str]:
     """What the report says of the LoRA."""
     encoders = tuned.adaptor.encoders
@@ -100,15 +88,3 @@ def facts_of(tuned: Tuned) -> dict[str, str]:
         "LoRA parameters": f"{tuned.lora_parameters:,}",
         "trainable parameters of the fusion beside LoRA": f"{trainable_parameters(tuned.adaptor.fusion):,}",
     }
-
-
-def weights_of(run: Path) -> str:
-    """The sha256 of a saved adaptor's tensors."""
-    return hashlib.sha256((find_adaptor(run) / TENSOR_FILE).read_bytes()).hexdigest()
-
-
-def lora_parameters(adaptor: Adaptor) -> int:
-    """Count the LoRA parameters of both encoders that a saved adaptor belongs to."""
-    from adaptmed.lora import saved_parameters
-
-    return sum(saved_parameters(folder) for folder in adaptor.encoders.lora_folders.values())

@@ -9,8 +9,8 @@ from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
 from adaptmed.heads.outputs import Outputs
 from adaptmed.layers.draws import step_seed
-from adaptmed.study.arms import Arm, Outcome, best_probe
-from adaptmed.study.rows import StudyRows
+from adaptmed.study.classification.arms import Arm, Outcome, best_probe
+from adaptmed.study.classification.rows import StudyRows
 from adaptmed.tasks.classification.head import head_at
 from adaptmed.tasks.classification.model import ImageClassifier
 from adaptmed.tasks.finetuning import Finetuning, fit, predict

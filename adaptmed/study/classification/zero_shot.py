@@ -25,7 +25,7 @@ from adaptmed.heads.prompts import (
     zero_shot_multilabel,
 )
 from adaptmed.metrics.retrieval import first_positive_ranks
-from adaptmed.study.rows import StudyRows
+from adaptmed.study.classification.rows import StudyRows
 from adaptmed.study.statistics import Cell, Truth, retrieval_records
 from adaptmed.tasks.retrieval.sets import RetrievalSets, retrieve
 

@@ -1,7 +1,6 @@
 """One self-contained HTML page from the results of a study: a sentence first, then tables, curves, maps and facts."""
 
 import base64
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +10,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from adaptmed.study.kinds import Kind, kind_of
-from adaptmed.study.plots import Maps, embedding_maps, learning_curves
-from adaptmed.study.segmentation.overlays import Overlay
-from adaptmed.study.tables import (
+from adaptmed.files import write_text_whole
+from adaptmed.study.report.kinds import Kind, kind_of
+from adaptmed.study.report.overlays import Overlay
+from adaptmed.study.report.plots import Maps, embedding_maps, learning_curves
+from adaptmed.study.report.tables import (
     NAMES,
     Row,
     Table,
@@ -112,9 +112,7 @@ def write_report(
         cautions=[*cautions, *_cautions(results, summaries)],
         facts=_sections({**facts, "settings": results.get("settings") or {}}),
     )
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_text_whole(path, text)
 
 
 def headlines(summaries: Sequence[Row], comparisons: Sequence[Row]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adaptmed.study.tables import Row
+from adaptmed.study.report.tables import Row
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from adaptmed.adaptor.features import adaptor_variants, frozen_variants
 from adaptmed.bank import Bank
 from adaptmed.fusion import Fusion
 from adaptmed.heads.probe import Probe, fit_best_probe
-from adaptmed.study.rows import StudyRows
+from adaptmed.study.classification.rows import StudyRows
 from adaptmed.tasks.classification.head import finetune_head
 from adaptmed.training.settings import FinetuneSettings
 

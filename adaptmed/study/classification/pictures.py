@@ -9,10 +9,10 @@ from PIL import Image
 from adaptmed.adaptor.features import embed_images, embed_rows, frozen_variants
 from adaptmed.data.images import read_image
 from adaptmed.errors import InputError
-from adaptmed.study.plots import Maps, project_2d, sample_rows
-from adaptmed.study.report import RetrievalExample
-from adaptmed.study.run import Subject
-from adaptmed.study.zero_shot import paired_rows
+from adaptmed.study.classification.subject import Subject
+from adaptmed.study.classification.zero_shot import paired_rows
+from adaptmed.study.report.plots import Maps, project_2d, sample_rows
+from adaptmed.study.report.report import RetrievalExample
 
 THUMBNAIL_PX = 160
 

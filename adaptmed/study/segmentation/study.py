@@ -1,7 +1,8 @@
 """The whole study of segmentation: every bank judged arm by arm, written to ``results.json`` and ``report.html``."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from adaptmed.adaptor.saving import library_versions
 from adaptmed.bank import Bank
 from adaptmed.data.fitting import mask_to_input
 from adaptmed.data.mask_labels import as_classes
 from adaptmed.errors import InputError, sentence
+from adaptmed.files import write_json, written_whole
 from adaptmed.runs.folder import open_run
-from adaptmed.study.cells import cell_path, read_cell, write_cell
+from adaptmed.study.cautions import patient_cautions, shared_facts
+from adaptmed.study.cells import Place, Progress, cell_path, cells_of, places_of
 from adaptmed.study.checks import check_distinct
-from adaptmed.study.report import write_report
-from adaptmed.study.run import Progress
-from adaptmed.study.segmentation.arms import Arm, Outcome, arms_of
-from adaptmed.study.segmentation.overlays import Overlay, colours, draw_overlay
+from adaptmed.study.report.overlays import Overlay, colours, draw_overlay
+from adaptmed.study.report.report import write_report
+from adaptmed.study.segmentation.arms import Arm, arms_of
 from adaptmed.study.segmentation.settings import BASELINES, TUNED, SegmentationStudy
 from adaptmed.study.segmentation.subject import Run, Subject, has_pixels, open_subject, prepare, shown_rows
-from adaptmed.study.statistics import Cell, judge, write_json
+from adaptmed.study.statistics import Cell, judge
 from adaptmed.tasks.segmentation.reading import Wanted, WindowReader
 
 SHOWN = 6
@@ -76,7 +77,9 @@ def study_segmentation(
     for subject in subjects:
         shown = np.array(shown_rows(subject, SHOWN), dtype=np.int64)
         arms = arms_of(subject, settings, shown, device=device)
-        cells = _cells(subject, settings, out, arms, progress)
+        path_of = partial(cell_path, out, subject.identity)
+        places = places_of(list(arms), settings.fractions, settings.seeds)
+        cells = cells_of(places, path_of, partial(_compute, subject, arms, path_of), progress)
         for name, rows in _results(subject, cells, settings).items():
             results[name].extend(rows)
         if examples and has_pixels(subject.bank):
@@ -87,7 +90,7 @@ def study_segmentation(
         "seeds": settings.seeds,
         "overlapping_test_patients": sum(subject.overlap for subject in subjects),
     }
-    write_json(out / "results.json", results)
+    write_json(out / "results.json", results, indent=1)
     write_report(
         out / "report.html",
         results=results,
@@ -109,47 +112,19 @@ def _check_counts(banks: Sequence[Bank], runs: Sequence[Path], tuned: Sequence[R
             raise InputError(sentence(name, expected=expected, got=len(given), fix=fix))
 
 
-def _cells(
-    subject: Subject,
-    settings: SegmentationStudy,
-    out: Path,
-    arms: Mapping[str, Arm],
-    progress: Progress,
-) -> list[Cell]:
-    """Compute the cells of arms; what is on disk is not computed again."""
-    cells: list[Cell] = []
-    wanted = [(arm, f, s) for f in sorted(settings.fractions) for s in range(settings.seeds) for arm in arms]
-    for number, (arm, fraction, seed) in enumerate(wanted):
-        progress(f"{arm}, {fraction:g}, seed {seed}", number, len(wanted))
-        path = cell_path(out, subject.identity, arm, fraction, seed)
-        cell = read_cell(path)
-        if cell is None:
-            started = time.monotonic()
-            places = subject.fraction(fraction, seed)
-            outcome = arms[arm](places, seed)
-            seconds = round(time.monotonic() - started, 3)
-            _keep_shown(path, outcome)
-            cell = _cell(subject, arm, fraction, seed, places, outcome, seconds)
-            write_cell(path, cell)
-        cells.append(cell)
-    progress("all cells", len(wanted), len(wanted))
-    return cells
-
-
-def _cell(
-    subject: Subject,
-    arm: str,
-    fraction: float,
-    seed: int,
-    places: Int[np.ndarray, " k"],
-    outcome: Outcome,
-    seconds: float,
-) -> Cell:
+def _compute(subject: Subject, arms: Mapping[str, Arm], path_of: Callable[[Place], Path], place: Place) -> Cell:
+    """Train an arm at one place, and keep what the report shows before the cell is written."""
+    started = time.monotonic()
+    places = subject.fraction(place.fraction, place.seed)
+    outcome = arms[place.arm](places, place.seed)
+    seconds = round(time.monotonic() - started, 3)
+    with written_whole(path_of(place).with_suffix(".npy")) as temporary:
+        np.save(temporary, np.stack(outcome.shown) if outcome.shown else np.zeros((0, 1, 1), dtype=np.uint8))
     counts = subject.present[places].sum(axis=0).tolist()
     return Cell(
-        arm=arm,
-        fraction=fraction,
-        seed=seed,
+        arm=place.arm,
+        fraction=place.fraction,
+        seed=place.seed,
         values=outcome.scores.astype(np.float64),
         reasons=dict(outcome.reasons),
         n_train=len(places),
@@ -157,14 +132,6 @@ def _cell(
         trainable_parameters=outcome.trainable_parameters,
         seconds=seconds,
     )
-
-
-def _keep_shown(path: Path, outcome: Outcome) -> None:
-    """Keep what the report shows beside the cell, before the cell."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npy")
-    np.save(part, np.stack(outcome.shown) if outcome.shown else np.zeros((0, 1, 1), dtype=np.uint8))
-    part.replace(path.with_suffix(".npy"))
 
 
 def _results(subject: Subject, cells: Sequence[Cell], settings: SegmentationStudy) -> dict[str, list[Any]]:
@@ -199,7 +166,7 @@ def _overlays(
 
 
 def _shown_path(subject: Subject, out: Path, arm: str, fraction: float) -> Path:
-    return cell_path(out, subject.identity, arm, fraction, 0).with_suffix(".npy")
+    return cell_path(out, subject.identity, Place(arm, fraction, 0)).with_suffix(".npy")
 
 
 def _picture(subject: Subject, row: int, offset: int) -> np.ndarray:
@@ -229,16 +196,7 @@ def _cautions(subjects: Sequence[Subject], *, examples: bool) -> list[str]:
     cautions = []
     for subject in subjects:
         encoder = subject.truth.encoder
-        if subject.overlap:
-            said = f"{subject.overlap} test patients were seen in training; the numbers are too good."
-            cautions.append(f"{encoder}: {said}")
-        if not subject.seen_known:
-            cautions.append(
-                f"{encoder}: which patients a run was trained on is not known, because it is not in its run folder; "
-                "nobody checked that no test patient is among them."
-            )
-        if not subject.bank.info.has_patients:
-            cautions.append(f"{encoder}: the table has no patient column, every row is taken as its own patient.")
+        cautions += patient_cautions(subject, encoder)
         if subject.masks.rejects:
             cautions.append(
                 f"{encoder}: {len(subject.masks.rejects)} rows were left out because their mask cannot be used; "
@@ -270,9 +228,4 @@ def _facts(subjects: Sequence[Subject], settings: SegmentationStudy) -> dict[str
         "learning rates tried by every trained arm": ", ".join(f"{rate:g}" for rate in settings.learning_rates),
         "loss": settings.training.loss,
     }
-    facts["intervals"] = {
-        "method": "95 %, hierarchical bootstrap: seeds outside, patients inside; differences are paired",
-        "replicates": settings.replicates,
-    }
-    facts["versions"] = library_versions()
-    return facts
+    return facts | shared_facts(settings.replicates)

@@ -1,0 +1,66 @@
+"""What a study of labels or classes runs over."""
+
+from dataclasses import dataclass
+
+from adaptmed.errors import InputError, sentence
+from adaptmed.heads.prompts import Prompts
+
+ARMS = ("frozen", "adaptor-untrained", "text-informed probe", "adaptor", "adaptor-trained")
+TUNED_ARMS = ("lora", "adaptor+lora")
+KNOWN = (*ARMS, *TUNED_ARMS, "adaptor-head", "full")
+BASELINES = ("frozen", "adaptor-untrained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """What a study runs over.
+
+    Attributes:
+        fractions: Shares of the labelled training patients, in (0, 1].
+        seeds: Number of seeds: 0, 1, ...; each chooses its own fraction.
+        arms: Names among ``KNOWN``; ``None`` is ``ARMS``, and ``TUNED_ARMS`` too where there is a tuned bank. On
+            request alone: ``adaptor-head`` (the paper's two-layer head) and ``full`` (a copy of the whole image encoder
+            is tuned in every cell: the costly reference).
+        prompts: Replace the generic zero-shot prompts.
+        replicates: Bootstrap replicates.
+        allow_overlap: Go on although test patients were seen in pre-training.
+
+    Raises:
+        InputError: If a value is none of these.
+    """
+
+    fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    seeds: int = 5
+    arms: tuple[str, ...] | None = None
+    prompts: Prompts | None = None
+    replicates: int = 1000
+    allow_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        shares = set(self.fractions)
+        if not shares or len(shares) < len(self.fractions) or min(shares) <= 0 or max(shares) > 1:
+            expected, fix = "distinct shares in (0, 1]", "Try 0.01 0.1 1."
+            raise InputError(sentence("fractions", expected=expected, got=self.fractions, fix=fix))
+        for name, value in (("seeds", self.seeds), ("replicates", self.replicates)):
+            if value < 1:
+                raise InputError(sentence(name, expected="at least 1", got=value, fix="Raise it."))
+        arms = ARMS if self.arms is None else self.arms
+        unknown = [name for name in arms if name not in KNOWN]
+        if unknown or not arms or len(set(arms)) < len(arms):
+            expected, got = f"distinct names among {', '.join(KNOWN)}", ", ".join(unknown or arms) or "none"
+            raise InputError(sentence("arms", expected=expected, got=got, fix="Check the spelling."))
+
+    def chosen(self, *, tuned: bool) -> tuple[str, ...]:
+        """The arms that run with or without a tuned bank.
+
+        Raises:
+            InputError: If an arm was asked for that needs one, and there is none.
+        """
+        if self.arms is None:
+            return (*ARMS, *TUNED_ARMS) if tuned else ARMS
+        lacking = [name for name in self.arms if name in TUNED_ARMS and not tuned]
+        if lacking:
+            got = f"{', '.join(lacking)} without a tuned bank"
+            fix = "Pass --tuned-bank and --tuned-adaptor: what `adaptmed embed m.csv --adaptor RUN` wrote, and RUN."
+            raise InputError(sentence("arms", expected="arms that the banks can serve", got=got, fix=fix))
+        return self.arms
