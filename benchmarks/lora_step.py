@@ -78,7 +78,9 @@ def by_hand(fusion, batches) -> tuple[list[float], list[float]]:
         ],
         lr=settings.learning_rate,
     )
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: learning_rate_factor(s, len(batches), settings))
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda s: learning_rate_factor(s, len(batches), settings.warmup_share)
+    )
     losses, ends = [], []
     for batch in batches:
         image = arrange_image(encoder(batch.pixels), Layout.parse("grid8"))

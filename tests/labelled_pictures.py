@@ -12,9 +12,9 @@ from adaptmed import Manifest, load_image_encoder, load_text_encoder
 from adaptmed.bank import Bank
 from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.pretraining.pretrain import pretrain
-from tests.encoders.conftest import bert_config, save_text_model
-from tests.tasks.online_bank import save_image_model
-from tests.tasks.training import METHOD
+from tests.online_bank import save_image_model
+from tests.short_training import METHOD
+from tests.tiny_models import bert_config, save_text_model
 
 EXACT = EmbedOptions(dtype="float32", precision="fp32", workers=1)
 PLACES = {"high": (slice(4, 14), slice(4, 14)), "low": (slice(22, 32), slice(24, 34))}

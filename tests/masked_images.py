@@ -18,9 +18,9 @@ from adaptmed.bank import Bank, Layout
 from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 from adaptmed.tasks.segmentation.task import Choices, finetune_segmentation
-from tests.encoders.conftest import bert_config, save_text_model
-from tests.tasks.online_bank import save_image_model
-from tests.tasks.training import METHOD
+from tests.online_bank import save_image_model
+from tests.short_training import METHOD
+from tests.tiny_models import bert_config, save_text_model
 
 WHOLE = EmbedOptions(layout=Layout("all"), dtype="float32", precision="fp32", workers=1, shard_size=8, taps=2)
 LOW, HIGH = 2, 5

@@ -160,7 +160,7 @@ class Pretraining(lightning.LightningModule):
             )
         optimiser = torch.optim.AdamW(groups, lr=self.method.schedule.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: learning_rate_factor(step, self.steps, self.method.schedule)
+            optimiser, lambda step: learning_rate_factor(step, self.steps, self.method.schedule.warmup_share)
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -1,11 +1,12 @@
 """What a report must say of patients, overlap, intervals and versions, whatever was studied."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from adaptmed.adaptor.saving import library_versions
 from adaptmed.bank import Bank
 
 
+@runtime_checkable
 class Judged(Protocol):
     """A subject of a study, as far as its patients go."""
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from adaptmed.errors import NonFiniteLossError, sentence
 from adaptmed.layers.draws import step_seed
-from adaptmed.methods import Schedule
 from adaptmed.objectives.supervised import masked_bce, masked_cross_entropy
 from adaptmed.tasks.classification.model import ImageClassifier
 from adaptmed.training.batches import Batches, Inputs, LabelledImages
@@ -77,9 +76,9 @@ class Finetuning(lightning.LightningModule):
         groups += _groups(model.fusion, settings.fusion_learning_rate, settings.weight_decay)
         inside = None if model.encoder is None else model.encoder.module
         groups += _groups(inside, settings.encoder_learning_rate, settings.encoder_weight_decay)
-        schedule, steps = Schedule(warmup_share=settings.warmup_share), settings.steps_of(self.images)
+        steps, share = settings.steps_of(self.images), settings.warmup_share
         optimiser = torch.optim.AdamW(groups)
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps, schedule))
+        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps, share))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def _loss(self, batch: tuple[Inputs, Tensor], name: str) -> Float[Tensor, ""]:

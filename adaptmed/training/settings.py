@@ -54,6 +54,9 @@ class FinetuneSettings:
             if not 0 <= getattr(self, name) < math.inf:
                 got, fix = getattr(self, name), "Try 3e-4."
                 raise InputError(sentence(name, expected="a finite number, 0 or more", got=got, fix=fix))
+        if not 0 <= self.warmup_share <= 1:
+            got, fix = self.warmup_share, "Try 0.1."
+            raise InputError(sentence("warmup_share", expected="a share in [0, 1]", got=got, fix=fix))
 
     def batches_of(self, images: int) -> int:
         """Batches of an epoch over this many images: a whole number of steps, unless there are too few images.

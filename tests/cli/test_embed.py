@@ -4,8 +4,8 @@ import pytest
 
 from adaptmed.bank import Bank
 from adaptmed.cli import main
-from tests.encoders.conftest import vit
 from tests.tiny_encoders import PatchEncoder, WordEncoder, make_table
+from tests.tiny_models import vit
 from tests.volume_files import make_volumes
 
 ARCHITECTURE = "vit_tiny_patch16_224"

@@ -49,7 +49,7 @@ def test_tune_embed_and_study(bank, trained, tmp_path, capsys):
 
 
 def test_without_lora_everything_comes_from_the_bank(bank, trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("adaptmed.tasks.labelled_batches.PixelReader", lambda *_, **__: pytest.fail("images were read"))
+    monkeypatch.setattr("adaptmed.training.batches.PixelReader", lambda *_, **__: pytest.fail("images were read"))
     words = ("--no-train-fusion", "--precision", "fp32", "--device", "cpu")
     assert run("finetune", trained, bank.folder, "--out", tmp_path / "head", *words) == 0
     assert run("finetune", trained, bank.folder, "--out", tmp_path / "fusion", *words[1:]) == 0

@@ -7,7 +7,7 @@ import pytest
 
 from adaptmed.cli import main
 from adaptmed.pretraining.pretrain import pretrain
-from tests.tasks.training import METHOD
+from tests.short_training import METHOD
 from tests.tiny_bank import write_tiny_bank
 
 METHODS = {"run": METHOD, "bare": replace(METHOD, weight_matching=0.0)}

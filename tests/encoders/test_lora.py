@@ -65,7 +65,7 @@ def has_attention_module(encoder):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_a_role_means_these_layers(name, tmp_path):
-    from tests.encoders.conftest import IMAGE, TEXT
+    from tests.tiny_models import IMAGE, TEXT
 
     encoder = IMAGE[name]() if name in IMAGE else TEXT[name](tmp_path)
     for role, count in zip(("attention", "mlp"), COUNTS[name], strict=True):
@@ -213,7 +213,7 @@ def test_settings_are_read_from_a_command_line():
 
 
 def test_its_own_dropout_works_in_training_alone_and_the_network_stays_in_evaluation_mode():
-    from tests.encoders.conftest import vit
+    from tests.tiny_models import vit
 
     encoder = vit("vit_tiny_patch16_224", proj_drop_rate=0.5)
     lora.attach(encoder, LoRA(rank=3, dropout=0.5))
@@ -227,14 +227,14 @@ def test_its_own_dropout_works_in_training_alone_and_the_network_stays_in_evalua
 
 
 def test_dropout_on_attention_modules_is_refused():
-    from tests.encoders.conftest import clip_image
+    from tests.tiny_models import clip_image
 
     with pytest.raises(InputError, match=r"`dropout`: .*got 0.1 on nn.MultiheadAttention"):
         lora.attach(clip_image(), LoRA(dropout=0.1))
 
 
 def test_a_folder_without_lora_is_refused(tmp_path):
-    from tests.encoders.conftest import clip_image
+    from tests.tiny_models import clip_image
 
     (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(InputError, match=r"LoRA in adapter_model.safetensors, but got none"):

@@ -14,9 +14,9 @@ from adaptmed.encoders._timm import TimmImageEncoder
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
 from adaptmed.training.encoders import checkpoint_blocks
-from tests.encoders.conftest import IMAGE, vit
 from tests.encoders.test_contract import close, pictures
 from tests.tiny_encoders import PatchEncoder
+from tests.tiny_models import IMAGE, vit
 
 DROPPING = [
     *("timm-vit", "timm-registers", "timm-map", "timm-eva", "clip-vit", "hf-vit", "hf-dinov2", "hf-registers"),

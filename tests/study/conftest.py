@@ -4,7 +4,7 @@ import pytest
 
 from adaptmed.bank import Bank
 from adaptmed.study.segmentation.subject import open_subject, prepare
-from tests.study.masked_pictures import EVERY, embed_pictures, pretrain_one_epoch, write_masked_table
+from tests.masked_pictures import EVERY, embed_pictures, pretrain_one_epoch, write_masked_table
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from adaptmed.errors import NonFiniteLossError, sentence
 from adaptmed.layers.draws import step_seed
-from adaptmed.methods import Schedule
 from adaptmed.runs.processes import Processes
 from adaptmed.tasks.pairs.coordination import Coordinator
 from adaptmed.tasks.pairs.goal import Loss
@@ -125,9 +124,9 @@ class PairTuning(lightning.LightningModule):
             for group in parameter_groups(part, decay)
             if group["params"]
         ]
-        schedule, steps = Schedule(warmup_share=settings.warmup_share), settings.steps_of(self.items)
+        steps, share = settings.steps_of(self.items), settings.warmup_share
         optimiser = torch.optim.AdamW(groups)
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps, schedule))
+        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps, share))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def _joint(self, inputs: Any) -> Float[Tensor, "batch width"]:

@@ -49,6 +49,7 @@ def retrieve(
         InputError: The lengths differ, or no row has a text.
 
     Example:
+        >>> import torch
         >>> sets = retrieve(torch.eye(3), torch.ones(3, 3), torch.tensor([4, -1, 4]))
         >>> sets.image_group.tolist(), sets.text_group.tolist()
         ([4, 4], [4])

@@ -79,6 +79,9 @@ class SegmentationSettings:
             if not 0 < getattr(self, name) < math.inf:
                 got, fix = getattr(self, name), "Try 3e-3."
                 raise InputError(sentence(name, expected="a finite number above 0", got=got, fix=fix))
+        if not 0 <= self.warmup_share <= 1:
+            got, fix = self.warmup_share, "Try 0.1."
+            raise InputError(sentence("warmup_share", expected="a share in [0, 1]", got=got, fix=fix))
         if not 0 <= self.overlap < 1:
             raise InputError(sentence("overlap", expected="a share in [0, 1)", got=self.overlap, fix="Try 0.5."))
 

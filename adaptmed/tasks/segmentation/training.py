@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from adaptmed.errors import NonFiniteLossError, sentence
 from adaptmed.layers.draws import step_seed
-from adaptmed.methods import Schedule
 from adaptmed.tasks.segmentation.model import Segmenter, fit_entrance
 from adaptmed.tasks.segmentation.reading import Example, Examples, InOrder, Steps
 from adaptmed.tasks.segmentation.settings import LOSSES, SegmentationSettings
@@ -64,9 +63,9 @@ class SegmentationTask(lightning.LightningModule):
         groups += _groups(model.fusion, settings.fusion_learning_rate, settings.weight_decay)
         inside = None if model.encoder is None else model.encoder.module
         groups += _groups(inside, settings.encoder_learning_rate, 0.0)
-        schedule, steps = Schedule(warmup_share=settings.warmup_share), settings.rounds * settings.steps_per_round
+        steps, share = settings.rounds * settings.steps_per_round, settings.warmup_share
         optimiser = torch.optim.AdamW(groups)
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps, schedule))
+        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: learning_rate_factor(step, steps, share))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def _loss(self, batch: Example, name: str) -> Float[Tensor, ""]:

@@ -12,8 +12,8 @@ from adaptmed.tasks.pairs.answers import AnswerVocabulary, answering_rows, close
 from adaptmed.tasks.pairs.head_file import load_pair_head
 from adaptmed.tasks.pairs.judging import accuracies
 from adaptmed.tasks.pairs.reading import exchanged
+from tests.short_training import weights
 from tests.tasks.pairs.asked import save_adaptor, tune, with_answers, write_asked_bank
-from tests.tasks.training import weights
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_answers_of_validate_and_test_decide_nothing(bank, run, tmp_path):
 def test_answers_outside_the_fraction_are_not_in_the_vocabulary(bank, run, tmp_path, monkeypatch):
     rows = bank.subset("train")
     inside = np.arange(len(rows)) < len(rows) // 2
-    monkeypatch.setattr("adaptmed.tasks.pairs.rows.fraction_rows", lambda *_, **__: inside)
+    monkeypatch.setattr("adaptmed.cohort.division.fraction_rows", lambda *_, **__: inside)
     poison = with_answers(bank, rows[~inside], "Plutonium")
     for some, name in ((bank, "one"), (poison, "other")):
         tune(some, run, tmp_path / name, fraction=0.5)

@@ -14,10 +14,10 @@ from adaptmed.bank import Bank
 from adaptmed.errors import InputError
 from adaptmed.runs.processes import Processes
 from adaptmed.tasks.pairs import finetune
-from tests.tasks.online_bank import write_online_bank
+from tests.online_bank import write_online_bank
+from tests.short_training import drop_seconds
 from tests.tasks.pairs.asked import save_adaptor, tune, write_asked_bank
 from tests.tasks.pairs.worker import RUNS, STILL, record
-from tests.tasks.training import drop_seconds
 
 ROOT = Path(__file__).parents[3]
 

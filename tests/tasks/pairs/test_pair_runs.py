@@ -21,10 +21,10 @@ from adaptmed.tasks.pairs.evaluate import evaluate
 from adaptmed.tasks.pairs.head_file import load_pair_head
 from adaptmed.tasks.pairs.model import Beside, PairClassifier, token_widths
 from adaptmed.tasks.pairs.settings import Coordination
-from tests.tasks.online_bank import write_online_bank
+from tests.online_bank import write_online_bank
+from tests.runs.test_killed import MOMENTS, SendAt
+from tests.short_training import StopAfter, drop_seconds, weights
 from tests.tasks.pairs.asked import LONG, SETTINGS, save_adaptor, tune, with_answers, write_asked_bank
-from tests.tasks.test_killed import MOMENTS, SendAt
-from tests.tasks.training import StopAfter, drop_seconds, weights
 
 TEXT_AND_IMAGE = "image-text-classification"
 KILLED = {

@@ -16,7 +16,7 @@ from adaptmed.runs.folder import LAST
 from adaptmed.tasks.pairs.coordination import Coordinator
 from adaptmed.tasks.pairs.settings import Coordination, PairChoices
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
-from tests.tasks.online_bank import write_online_bank
+from tests.online_bank import write_online_bank
 from tests.tasks.pairs.asked import SETTINGS, save_adaptor, tune, write_asked_bank
 
 QUIET = Coordination(noise=False)

@@ -10,8 +10,8 @@ from adaptmed.bank import Bank
 from adaptmed.lora import LoRA
 from adaptmed.runs.processes import join
 from adaptmed.tasks.pairs.settings import Coordination
+from tests.runs.worker import Recorder
 from tests.tasks.pairs.asked import SETTINGS, tune
-from tests.tasks.worker import Recorder
 
 STILL = replace(
     SETTINGS, batch_size=6, learning_rate=1e-30, fusion_learning_rate=1e-30, weight_decay=0.0, clip=1e9

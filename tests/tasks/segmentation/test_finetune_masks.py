@@ -21,11 +21,11 @@ from adaptmed.errors import BankError, InputError, OverlapError
 from adaptmed.lora import LoRA
 from adaptmed.runs.folder import BEST, LAST, read_metrics, read_seen
 from adaptmed.runs.processes import Processes
-from adaptmed.tasks.segmentation import finetune as module
+from adaptmed.tasks.segmentation import task as module
 from adaptmed.tasks.segmentation.decoder_file import load_decoder
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from tests.masked_images import HIGH, LOW, QUICK, tune, write_pictures, write_volumes
-from tests.tasks.training import StopAfter, drop_seconds
+from tests.short_training import StopAfter, drop_seconds
 
 LOOP = {"lora": LoRA(rank=2, dropout=0.1), "train_fusion": True}
 PARTS = ("decoder.safetensors", "adaptor/adaptor.safetensors", "adaptor/image_lora/adapter_model.safetensors")
@@ -229,7 +229,7 @@ def test_test_patients_that_the_run_has_seen_are_refused_unless_allowed(pictures
 def test_the_fraction_counts_patients_and_one_without_a_label_is_refused(pictures, run, tmp_path, monkeypatch):
     assert tune(pictures, run, tmp_path / "half", fraction=0.5)["train_patients"] == 3
     empty = (pictures.rows["image"].iloc[pictures.subset("train")] == "0.png").to_numpy()
-    monkeypatch.setattr(module, "fraction_rows", lambda *_, **__: empty)
+    monkeypatch.setattr("adaptmed.cohort.division.fraction_rows", lambda *_, **__: empty)
     words = r"`fraction`: expected a mask that is not empty, but got none among 1 of the fraction 0\.1\. Take a larger"
     with pytest.raises(InputError, match=words):
         tune(pictures, run, tmp_path / "none", fraction=0.1)
