@@ -21,7 +21,6 @@ from adaptmed.errors import BankError, InputError, OverlapError
 from adaptmed.lora import LoRA
 from adaptmed.runs.folder import BEST, LAST, read_metrics, read_seen
 from adaptmed.runs.processes import Processes
-from adaptmed.tasks.segmentation import task as module
 from adaptmed.tasks.segmentation.decoder_file import load_decoder
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from tests.masked_images import HIGH, LOW, QUICK, tune, write_pictures, write_volumes
