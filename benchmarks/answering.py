@@ -27,10 +27,12 @@ from adaptmed.metrics.uncertainty import hierarchical, interval, patient_weights
 from adaptmed.pretraining.calibrate import calibrate, calibration_method
 from adaptmed.pretraining.job import fresh_adaptor
 from adaptmed.pretraining.pretrain import pretrain
+from adaptmed.tasks.finetune import finetune
 from adaptmed.tasks.pairs.answers import normalise_answer
-from adaptmed.tasks.pairs.finetune import finetune_pairs
 from adaptmed.tasks.pairs.settings import Coordination, PairChoices
+from adaptmed.tasks.pairs.task import Pairs
 from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.trainer import RunOptions
 
 SMALL: Any = {"width": 128, "layers": 3}
 BASELINES = {"frozen": "frozen features", "question_only": "question alone", "shuffled_image": "another's image"}
@@ -77,7 +79,7 @@ def main() -> None:
             settings = FinetuneSettings(epochs=10)
             choices = PairChoices(task="answering", settings=settings, coordination=coordination, seed=seed)
             out = place / f"tuned-{name.replace(' ', '-')}-{seed}"
-            found = finetune_pairs(questions, run, out, choices, progress=True)
+            found = finetune(questions, run, out, Pairs(choices), RunOptions(progress=True))
             answers.setdefault(name, {})[seed] = pd.read_csv(out / "answers.csv", keep_default_na=False)
             print(
                 name, seed, {arm: found["test"][arm]["overall"]["value"] for arm in ("tuned", *BASELINES)}, flush=True

@@ -46,7 +46,7 @@ def stepper(batch: Batch, targets: torch.Tensor, *, coordinated: bool) -> Callab
 
     def step() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            joint = model.joint(batch)
+            joint = model.read(batch)
             loss = binary(model.head(joint).float(), targets)
             if coordinator is not None:
                 coordinator.add(model.head, joint, targets, lambda part: part[None])

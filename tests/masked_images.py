@@ -16,8 +16,10 @@ from PIL import Image
 from adaptmed import Manifest, load_image_encoder, load_text_encoder
 from adaptmed.bank import Bank, Layout
 from adaptmed.embedding.embed import EmbedOptions, embed
-from adaptmed.tasks.segmentation.settings import SegmentationSettings
-from adaptmed.tasks.segmentation.task import Choices, finetune_segmentation
+from adaptmed.tasks.finetune import finetune
+from adaptmed.tasks.segmentation.settings import MaskChoices, SegmentationSettings
+from adaptmed.tasks.segmentation.task import Segmentation
+from adaptmed.training.trainer import RunOptions
 from tests.online_bank import save_image_model
 from tests.short_training import METHOD
 from tests.tiny_models import bert_config, save_text_model
@@ -105,7 +107,9 @@ QUICK = SegmentationSettings(
 
 
 def tune(bank: Bank, run: Path, out: Path, **options: object) -> dict:
-    """Fine-tune shortly on the CPU; what is no option of ``Choices`` goes to ``finetune_segmentation``."""
-    chosen = {name: options.pop(name) for name in [*options] if name in Choices.__dataclass_fields__}
-    choices = Choices(**{"settings": QUICK, **chosen})
-    return finetune_segmentation(bank, run, out, choices, device="cpu", **{"checkpoint_every": 1, **options})
+    """Fine-tune shortly on the CPU; what is no choice is an option of the run."""
+    chosen = {name: options.pop(name) for name in [*options] if name in MaskChoices.__dataclass_fields__}
+    choices = MaskChoices(**{"settings": QUICK, **chosen})
+    more = {"reading": options.pop("reading")} if "reading" in options else {}
+    how = RunOptions(**{"device": "cpu", "checkpoint_every": 1, **options})
+    return finetune(bank, run, out, Segmentation(choices), how, **more)

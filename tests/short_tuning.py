@@ -4,15 +4,21 @@ import torch
 from safetensors.torch import load_file
 
 from adaptmed.lora import LoRA
+from adaptmed.tasks.classification.task import Classification
 from adaptmed.tasks.finetune import finetune
 from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.trainer import RunOptions
 
 SHORT = FinetuneSettings(epochs=2, batch_size=4, accumulate=3, precision="fp32")
 TUNED = {"settings": SHORT, "lora": LoRA(rank=2, roles=("attention", "mlp"), dropout=0.2)}
 
 
 def tune(bank, run, out, **options):
-    return finetune(bank, run, out, device="cpu", **{"checkpoint_every": 1, **options})
+    """Fine-tune on the CPU; what is no choice of ``Classification`` is an option of the run."""
+    choices = {name: options.pop(name) for name in [*options] if name in Classification.__dataclass_fields__}
+    return finetune(
+        bank, run, out, Classification(**choices), RunOptions(**{"device": "cpu", "checkpoint_every": 1, **options})
+    )
 
 
 def tensors(out):

@@ -20,7 +20,7 @@ def evaluate(
     precision: Literal["fp32", "bf16"] = "fp32",
     allow_overlap: bool = False,
 ) -> None:
-    """Judge a run on the test split of a bank: answers, labels or classes of `adaptmed finetune`, or retrieval.
+    """Judge a run on the test split of a bank: answers, labels, classes or masks of `adaptmed finetune`, or retrieval.
 
     The bank may be the one the run was trained on, or one of another dataset, made by the same encoders with the same
     layout. Of a run with --lora it is one that `adaptmed embed m.csv --adaptor RUN` wrote. Test patients that the run
@@ -30,8 +30,7 @@ def evaluate(
     by embedding, and with the first --top-k candidates read as pairs and sorted by the matching head.
 
     Args:
-        run: Run folder of `adaptmed finetune` for answering, image-text-classification or classification; with
-            --task retrieval that of `adaptmed pretrain` or of a calibration.
+        run: Run folder of `adaptmed finetune`; with --task retrieval that of `adaptmed pretrain` or of a calibration.
         bank: Bank whose test split is judged.
         task: retrieval, of a pre-trained run; a tuned run knows its own task.
         out: File to write; by default evaluation-NAME.json, or retrieval-NAME.json, in the run folder, after the bank.
@@ -45,22 +44,27 @@ def evaluate(
     from rich.console import Console
 
     from adaptmed.bank import Bank
+    from adaptmed.cli.finetune_masks import print_masks
     from adaptmed.cli.finetune_pairs import print_pairs
     from adaptmed.cli.retrieval_result import evaluate_retrieval
-    from adaptmed.tasks.pairs.evaluate import evaluate as judge
-    from adaptmed.tasks.pairs.evaluate import target_of
+    from adaptmed.tasks.evaluate import evaluate as judge
+    from adaptmed.tasks.evaluate import target_of
+    from adaptmed.tasks.task import How
 
     asked = {"top_k": top_k, "most": most, "seed": seed}
     given = {name: value for name, value in asked.items() if value is not None}
     if task is None and given:
         name, value = next(iter(given.items()))
-        fix = "Leave it out; it belongs to --task retrieval."
-        raise InputError(sentence(name, expected="nothing without --task retrieval", got=value, fix=fix))
+        fix = "Add --task retrieval, or leave the option out."
+        expected = f"--task retrieval whenever --{name.replace('_', '-')} is given"
+        raise InputError(sentence(name, expected=expected, got=value, fix=fix))
     opened = Bank.open(bank)
     if task == "retrieval":
         options = {**given, "device": device, "precision": precision, "allow_overlap": allow_overlap}
         target = evaluate_retrieval(run, opened, out, options)
     else:
         target = out or target_of(run, opened)
-        print_pairs(judge(run, opened, out=out, device=device, precision=precision, allow_overlap=allow_overlap))
+        how = How(device=device, precision=precision)
+        result = judge(run, opened, out=out, how=how, allow_overlap=allow_overlap)
+        (print_masks if result["task"] == "segmentation" else print_pairs)(result)
     Console(soft_wrap=True, highlight=False, markup=False).print(f"Written: {target}")

@@ -1,15 +1,125 @@
 """``adaptmed finetune``: from a pre-trained adaptor and labels to a tuned adaptor with a head."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from adaptmed.cli.finetune_masks import finetune_masks
-from adaptmed.cli.finetune_options import refuse_foreign, require_coordination
-from adaptmed.cli.finetune_pairs import finetune_pairs
-from adaptmed.cli.study import estimate
 from adaptmed.errors import InputError, sentence
+
+if TYPE_CHECKING:
+    from adaptmed.tasks.task import Task
+
+_MASKS, _ANSWERS, _CLASSES, _LABELS = "segmentation", "answering", "image-text-classification", "classification"
+_PAIRS = (_ANSWERS, _CLASSES)
+_BELONGS = {
+    "decoder": (_MASKS,),
+    "mask_labels": (_MASKS,),
+    "steps": (_MASKS,),
+    "window_slices": (_MASKS,),
+    "loss": (_MASKS, _ANSWERS),
+    "text_lora": _PAIRS,
+    "coordinate_gradients": _PAIRS,
+    "gradient_noise": _PAIRS,
+    "unimodal_scores": _PAIRS,
+    "answers_from": (_ANSWERS,),
+    "frozen_beside": _PAIRS,
+    "class_weights": (_CLASSES,),
+    "epochs": (_LABELS, *_PAIRS),
+    "accumulate": (_LABELS, *_PAIRS),
+    "augment": (_LABELS, *_PAIRS),
+    "checkpointing": (_LABELS, *_PAIRS),
+}
+"""Tasks that have an option; every task has those that are not here."""
+_LOSSES = {_MASKS: ("dice-cross-entropy", "dice-focal", "paper"), _ANSWERS: ("binary", "cross-entropy")}
+
+
+@Parameter(name="*", group=Group("Optimiser", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class OptimiserOptions:
+    """How long and how fast it is trained.
+
+    Attributes:
+        epochs: Passes over the fraction; 4 by default, for pairs 20. Masks are trained for --steps instead.
+        batch_size: Images or pairs per batch; 32 by default, for masks 8 pictures or slices. Few images make one larger
+            batch.
+        learning_rate: Peak learning rate of the head (1e-3 by default) or decoder (3e-3).
+        fusion_learning_rate: Peak learning rate of the fusion.
+        lora_learning_rate: Peak learning rate of LoRA; 3e-4 by default.
+        accumulate: Batches whose gradients make one step; 1 by default.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    fusion_learning_rate: float | None = None
+    lora_learning_rate: float | None = None
+    accumulate: int | None = None
+
+
+@Parameter(name="*", group=Group("LoRA inside the encoders", sort_key=2))
+@dataclass(frozen=True, kw_only=True)
+class LoraOptions:
+    """What is trained inside the encoders, which then run in every step.
+
+    Attributes:
+        lora: Train LoRA inside the image encoder, for example rank=8,roles=attention+mlp (or rank=8 alone).
+        text_lora: For pairs: the same inside the text encoder.
+        augment: Change training images at random: small turns, shifts, scales, contrast, never a flip; on by default.
+        checkpointing: Compute activations again in the backward pass: less memory, more time; off by default.
+    """
+
+    lora: str | None = None
+    text_lora: str | None = None
+    augment: bool | None = None
+    checkpointing: bool | None = None
+
+
+@Parameter(name="*", group=Group("Pairs: answers, labels of images with texts", sort_key=3))
+@dataclass(frozen=True, kw_only=True)
+class PairOptions:
+    """Options of tasks that read both sides.
+
+    Attributes:
+        coordinate_gradients: Slow down the modality that already predicts well on its own (GM-Coord).
+        gradient_noise: With --coordinate-gradients: add noise to the gradients of both, as published; on by default.
+        unimodal_scores: With --coordinate-gradients: score a modality by the whole head (the default), or by its last
+            layer alone, as the released code does.
+        answers_from: For answers: choose among those of the training rows (the default), or of all splits, as the
+            papers do, which tells what is answered in the test split.
+        frozen_beside: Also feed the head the encoders' pooled image and text features, next to the fused vector; on by
+            default, off in the papers.
+        class_weights: For classes: balanced weighs them by the inverse of how often they come.
+    """
+
+    coordinate_gradients: bool | None = None
+    gradient_noise: bool | None = None
+    unimodal_scores: Literal["head", "last-linear"] | None = None
+    answers_from: Literal["train", "all"] | None = None
+    frozen_beside: bool | None = None
+    class_weights: Literal["none", "balanced"] | None = None
+
+
+@Parameter(name="*", group=Group("Masks", sort_key=4))
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """Options of segmentation.
+
+    Attributes:
+        decoder: image-concat (the default) reads any bank; dpt and unetr (transformers) and unet (CNNs) read one that
+            was embedded with --taps 4.
+        mask_labels: Names of mask values, for example 1=effusion 2=nodule; by default the values in the masks of
+            `train`. 0 is background.
+        steps: Optimiser steps; 300 by default.
+        window_slices: Of volumes: slices per window; 8 by default.
+    """
+
+    decoder: Literal["image-concat", "dpt", "unetr", "unet"] | None = None
+    mask_labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = ()
+    steps: int | None = None
+    window_slices: int | None = None
 
 
 def finetune(
@@ -19,33 +129,17 @@ def finetune(
     *,
     out: Path,
     task: Literal["classification", "segmentation", "answering", "image-text-classification"] = "classification",
-    lora: str | None = None,
-    text_lora: str | None = None,
     train_fusion: bool | None = None,
+    loss: Literal["dice-cross-entropy", "dice-focal", "paper", "binary", "cross-entropy"] | None = None,
     fraction: float = 1.0,
     seed: int = 0,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    fusion_learning_rate: float | None = None,
-    lora_learning_rate: float | None = None,
-    augment: bool = True,
-    checkpointing: bool = False,
-    accumulate: int = 1,
     precision: Literal["fp32", "bf16"] = "bf16",
     device: str = "auto",
     allow_overlap: bool = False,
-    decoder: Literal["image-concat", "dpt", "unetr", "unet"] | None = None,
-    mask_labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = (),
-    loss: Literal["dice-cross-entropy", "dice-focal", "paper", "binary", "cross-entropy"] | None = None,
-    steps: int | None = None,
-    window_slices: int | None = None,
-    coordinate_gradients: bool = False,
-    gradient_noise: bool | None = None,
-    unimodal_scores: Literal["head", "last-linear"] | None = None,
-    answers_from: Literal["train", "all"] | None = None,
-    frozen_beside: bool | None = None,
-    class_weights: Literal["none", "balanced"] | None = None,
+    optimiser: OptimiserOptions = OptimiserOptions(),
+    lora: LoraOptions = LoraOptions(),
+    pairs: PairOptions = PairOptions(),
+    masks: MaskOptions = MaskOptions(),
 ) -> None:
     """Tune a pre-trained adaptor for labels, masks or questions of a bank: a head or a decoder, fusion, LoRA.
 
@@ -76,103 +170,128 @@ def finetune(
         out: Run folder to write, or to go on with.
         task: What is learnt: labels (or classes) of images, masks, answers to questions, or labels (or classes) of
             images with their texts.
-        lora: Train LoRA inside the image encoder, for example rank=8,roles=attention+mlp (or rank=8 alone).
-        text_lora: For pairs: the same inside the text encoder.
         train_fusion: Train the fusion too; by default for all but masks. For labels of images --no-train-fusion
             without --lora leaves the probe as it is.
+        loss: For masks: Dice with cross-entropy (the default), Dice with focal loss, or the Adaptor paper's 10 focal -
+            log Dice. For answers: binary (of every answer on its own, the papers' and the default) or cross-entropy.
         fraction: Share of the labelled training patients, above 0 and at most 1, chosen as in a study.
         seed: Seed of the fraction, fresh weights, order, augmentation and dropout.
-        epochs: Passes over the fraction; 4 by default, for pairs 20. Masks are trained for --steps instead.
-        batch_size: Images or pairs per batch; 32 by default, for masks 8 pictures or slices. Few images make one larger
-            batch.
-        learning_rate: Peak learning rate of the head (1e-3 by default) or decoder (3e-3).
-        fusion_learning_rate: Peak learning rate of the fusion.
-        lora_learning_rate: Peak learning rate of LoRA; 3e-4 by default.
-        augment: With --lora, change training images at random: small turns, shifts, scales, contrast, never a flip.
-        checkpointing: With --lora, compute activations again in the backward pass: less memory, more time.
-        accumulate: Batches whose gradients make one step.
         precision: bf16 computes in mixed precision, fp32 exactly; weights are fp32 in both.
         device: auto, cpu or cuda.
         allow_overlap: Judge although test patients were seen in pre-training; the results say so.
-        decoder: For masks: image-concat (the default) reads any bank; dpt and unetr (transformers) and unet (CNNs) read
-            one that was embedded with --taps 4.
-        mask_labels: Names of mask values, for example 1=effusion 2=nodule; by default the values in the masks of
-            `train`. 0 is background.
-        loss: For masks: Dice with cross-entropy (the default), Dice with focal loss, or the Adaptor paper's 10 focal -
-            log Dice. For answers: binary (of every answer on its own, the papers' and the default) or cross-entropy.
-        steps: For masks: optimiser steps; 300 by default.
-        window_slices: For masks of volumes: slices per window; 8 by default.
-        coordinate_gradients: For pairs: hold the gradients of the modality back that answers better alone (GM-Coord).
-        gradient_noise: With --coordinate-gradients: add noise to the gradients of both, as published; on by default.
-        unimodal_scores: With --coordinate-gradients: score a modality by the whole head (the default), or by its last
-            layer alone, as the released code does.
-        answers_from: For answers: choose among those of the training rows (the default), or of all splits, as the
-            papers do, which tells what is answered in the test split.
-        frozen_beside: For pairs: show the head also what the encoders say of the whole image and text; on by default,
-            off in the papers.
-        class_weights: For classes of pairs: balanced weighs them by the inverse of how often they come.
+        optimiser: How long and how fast.
+        lora: LoRA inside the encoders.
+        pairs: Options of pairs.
+        masks: Options of masks.
     """
-    pairs = {"loss": loss, "answers_from": answers_from, "class_weights": class_weights, "frozen_beside": frozen_beside}
-    coordination = {"noise": gradient_noise, "scores": unimodal_scores}
-    refuse_foreign(
-        task,
-        {"coordinate_gradients": coordinate_gradients or None, "text_lora": text_lora, "decoder": decoder, **pairs}
-        | {"gradient_noise": gradient_noise, "unimodal_scores": unimodal_scores, "mask_labels": mask_labels or None}
-        | {"steps": steps, "window_slices": window_slices},
-    )
-    if gradient_noise is not None or unimodal_scores is not None:
-        require_coordination(coordinate_gradients)
-    if lora is None and text_lora is None and (checkpointing or lora_learning_rate is not None):
-        got, fix = "none", "Pass for example --lora rank=8, or leave --checkpointing and --lora-learning-rate out."
-        raise InputError(sentence("lora", expected="what is trained inside the encoder", got=got, fix=fix))
-    asked: dict[str, Any] = {"batch_size": batch_size, "learning_rate": learning_rate}
-    asked |= {"fusion_learning_rate": fusion_learning_rate, "encoder_learning_rate": lora_learning_rate}
-    shared: dict[str, Any] = {"fraction": fraction, "seed": seed, "allow_overlap": allow_overlap}
-    if task == "segmentation":
-        _refuse_for_masks(epochs=epochs, accumulate=accumulate, checkpointing=checkpointing, augment=augment)
-        asked |= {"decoder": decoder, "loss": loss, "steps": steps, "window_slices": window_slices}
-        shared |= {"train_fusion": bool(train_fusion), "mask_labels": mask_labels, "lora": lora}
-        finetune_masks(run, bank, out, asked | {"precision": precision}, shared, device=device)
-        return
-    asked |= {"epochs": epochs, "augment": augment, "checkpointing": checkpointing, "accumulate": accumulate}
-    asked |= {"precision": precision}
-    if task != "classification":
-        shared |= {"task": task, "image_lora": lora, "text_lora": text_lora, "train_fusion": train_fusion} | pairs
-        finetune_pairs(run, bank, out, asked, shared, coordination if coordinate_gradients else None, device=device)
-        return
+    given = asdict(optimiser) | asdict(lora) | asdict(pairs) | asdict(masks) | {"loss": loss}
+    given = {name: value for name, value in given.items() if value not in (None, ())}
+    _refuse_foreign(task, given)
+    shared = {"fraction": fraction, "seed": seed, "allow_overlap": allow_overlap, "precision": precision}
+    shared |= {} if train_fusion is None else {"train_fusion": train_fusion}
+    chosen = _CHOICES[task](task, given, shared)
     from rich.console import Console
-    from rich.text import Text
 
     from adaptmed.bank import Bank
-    from adaptmed.lora import LoRA
+    from adaptmed.cli.finetune_masks import mask_progress, print_masks
+    from adaptmed.cli.finetune_pairs import print_pairs
+    from adaptmed.runs.processes import join
     from adaptmed.tasks.finetune import finetune as tune
+    from adaptmed.training.trainer import RunOptions
+
+    opened, options = Bank.open(bank), RunOptions(device=device, progress=True)
+    with mask_progress() as reading:
+        result = tune(opened, run, out, chosen, options, reading=reading)
+    if not join(device).first:
+        return
+    noun = chosen.noun
+    trained = f"{result['trainable_parameters']:,} parameters on {result[f'train_{noun}']} {noun}"
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(f"Trained {trained} of {result['train_patients']} patients.")
+    {_LABELS: print_result, _MASKS: print_masks}.get(task, print_pairs)(result)
+    console.print(f"Tuned adaptor and head: {out}")
+    following = {_LABELS: None, _MASKS: f"predict {out} images... --out masks"}
+    named = following.get(task, f"evaluate {out} another-bank")
+    if task == _LABELS and lora.lora is not None:
+        named = f"embed {opened.info.manifest} --adaptor {out} --out {out}-bank"
+    if named is not None:
+        console.print(f"Next: adaptmed {named}")
+
+
+def _refuse_foreign(task: str, given: Mapping[str, object]) -> None:
+    """Refuse options that another task has, and those that say how to do what was not asked for."""
+    for name, value in given.items():
+        if task not in _BELONGS.get(name, (task,)):
+            fix = f"Leave it out; it belongs to --task {' and '.join(_BELONGS[name])}."
+            raise InputError(sentence(name, expected=f"an option that --task {task} has", got=value, fix=fix))
+    loss = given.get("loss")
+    if loss is not None and loss not in _LOSSES[task]:
+        expected, fix = f"one of {', '.join(_LOSSES[task])}", "Choose one, or leave it out."
+        raise InputError(sentence("loss", expected=expected, got=loss, fix=fix))
+    if {"gradient_noise", "unimodal_scores"} & set(given) and not given.get("coordinate_gradients"):
+        fix = "Pass it, or leave --gradient-noise and --unimodal-scores out."
+        expected = "--coordinate-gradients beside its options"
+        raise InputError(sentence("coordinate_gradients", expected=expected, got="none", fix=fix))
+    if {"checkpointing", "lora_learning_rate"} & set(given) and not {"lora", "text_lora"} & set(given):
+        got, fix = "none", "Pass for example --lora rank=8, or leave --checkpointing and --lora-learning-rate out."
+        raise InputError(sentence("lora", expected="what is trained inside the encoder", got=got, fix=fix))
+
+
+def _settings(given: Mapping[str, Any], shared: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Settings of training that were given, by the names of their dataclass."""
+    rates = ("batch_size", "learning_rate", "fusion_learning_rate")
+    found = {name: given[name] for name in (*rates, *names) if name in given}
+    if "lora_learning_rate" in given:
+        found["encoder_learning_rate"] = given["lora_learning_rate"]
+    return found | {"precision": shared["precision"]}
+
+
+def _chosen(shared: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in shared.items() if name != "precision"}
+
+
+def _labels(_: str, given: Mapping[str, Any], shared: Mapping[str, Any]) -> "Task":
+    from adaptmed.lora import LoRA
+    from adaptmed.tasks.classification.task import Classification
     from adaptmed.training.settings import FinetuneSettings
 
-    result = tune(
-        Bank.open(bank),
-        run,
-        out,
-        settings=FinetuneSettings(**{name: value for name, value in asked.items() if value is not None}),
-        lora=None if lora is None else LoRA.parse(lora),
-        train_fusion=train_fusion is not False,
-        device=device,
-        progress=True,
-        **shared,
-    )
-    print_result(result)
-    console = Console(soft_wrap=True)
-    console.print(Text.assemble("Tuned adaptor and head: ", (str(out), "bold")))
-    if lora is not None:
-        console.print(Text(f"Next: adaptmed embed {Bank.open(bank).info.manifest} --adaptor {out} --out {out}-bank"))
+    settings = FinetuneSettings(**_settings(given, shared, "epochs", "accumulate", "augment", "checkpointing"))
+    lora = LoRA.parse(given["lora"]) if "lora" in given else None
+    return Classification(settings=settings, lora=lora, **_chosen(shared))
 
 
-def _refuse_for_masks(**options: object) -> None:
-    """Refuse options that say nothing where masks are learnt."""
-    usual = {"epochs": None, "accumulate": 1, "checkpointing": False, "augment": True}
-    for name, value in options.items():
-        if value != usual[name]:
-            fix = "Leave it out; --steps and --batch-size say how long and on how much."
-            raise InputError(sentence(name, expected="nothing beside --task segmentation", got=value, fix=fix))
+def _pairs(task: str, given: Mapping[str, Any], shared: Mapping[str, Any]) -> "Task":
+    from adaptmed.lora import LoRA
+    from adaptmed.tasks.pairs.settings import EPOCHS, Coordination, PairChoices
+    from adaptmed.tasks.pairs.task import Pairs
+    from adaptmed.training.settings import FinetuneSettings
+
+    named = _settings(given, shared, "epochs", "accumulate", "augment", "checkpointing")
+    loras = {f"{side}_lora": LoRA.parse(given[name]) for side, name in _SIDES.items() if name in given}
+    how = {"gradient_noise": "noise", "unimodal_scores": "scores"}
+    coordination = None
+    if given.get("coordinate_gradients"):
+        coordination = Coordination(**{field: given[name] for name, field in how.items() if name in given})
+    own = {name: given[name] for name in ("loss", "answers_from", "frozen_beside", "class_weights") if name in given}
+    settings = FinetuneSettings(**{"epochs": EPOCHS, **named})
+    options: dict[str, Any] = {**loras, **own, **_chosen(shared)}
+    return Pairs(PairChoices(task=task, settings=settings, coordination=coordination, **options))  # type: ignore[arg-type]
+
+
+def _masks(_: str, given: Mapping[str, Any], shared: Mapping[str, Any]) -> "Task":
+    from adaptmed.data.mask_labels import parse_labels
+    from adaptmed.lora import LoRA
+    from adaptmed.tasks.segmentation.settings import MaskChoices, SegmentationSettings
+    from adaptmed.tasks.segmentation.task import Segmentation
+
+    settings = SegmentationSettings(**_settings(given, shared, "decoder", "loss", "steps", "window_slices"))
+    lora = LoRA.parse(given["lora"]) if "lora" in given else None
+    labels = parse_labels(given["mask_labels"]) if "mask_labels" in given else None
+    return Segmentation(MaskChoices(settings=settings, lora=lora, labels=labels, **_chosen(shared)))
+
+
+_SIDES = {"image": "lora", "text": "text_lora"}
+_CHOICES = {_LABELS: _labels, _MASKS: _masks, _ANSWERS: _pairs, _CLASSES: _pairs}
 
 
 def print_result(result: dict[str, Any]) -> None:
@@ -181,9 +300,9 @@ def print_result(result: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from adaptmed.cli.study import estimate
+
     console = Console(soft_wrap=True, highlight=False)
-    trained = f"{result['trainable_parameters']:,} parameters on {result['train_images']} images"
-    console.print(Text(f"Trained {trained} of {result['train_patients']} patients."))
     for caution in _cautions(result):
         console.print(Text(caution))
     test = result["test"]

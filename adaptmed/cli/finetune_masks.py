@@ -1,50 +1,30 @@
-"""The part of ``adaptmed finetune`` that learns masks."""
+"""What ``adaptmed finetune`` and ``adaptmed evaluate`` print of masks."""
 
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
-def finetune_masks(
-    run: Path, bank: Path, out: Path, asked: dict[str, Any], shared: dict[str, Any], *, device: str
-) -> None:
-    """Train a decoder, and print how good its masks are.
-
-    Args:
-        run: Run folder of ``adaptmed pretrain``, or a saved adaptor.
-        bank: Bank whose rows name masks.
-        out: Run folder to write.
-        asked: Settings of training; ``None`` leaves the default.
-        shared: What is tuned, and on what.
-        device: Lightning's accelerator.
-    """
+@contextmanager
+def mask_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar while masks are opened; it vanishes when they are, because the bar of training follows."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from adaptmed.bank import Bank
-    from adaptmed.data.mask_labels import parse_labels
-    from adaptmed.lora import LoRA
-    from adaptmed.tasks.segmentation.settings import SegmentationSettings
-    from adaptmed.tasks.segmentation.task import Choices, finetune_segmentation
-
-    mask_labels, lora = shared.pop("mask_labels"), shared.pop("lora")
-    choices = Choices(
-        settings=SegmentationSettings(**{name: value for name, value in asked.items() if value is not None}),
-        lora=None if lora is None else LoRA.parse(lora),
-        labels=parse_labels(mask_labels) if mask_labels else None,
-        **shared,
-    )
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    with Progress(TextColumn("masks"), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
+    bar = Progress(TextColumn("masks"), BarColumn(), MofNCompleteColumn(), console=console, transient=True)
+    task = bar.add_task("", total=None)
 
-        def show(_: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-            if done == total:
-                bar.stop()  # the bar of training follows
+    def show(_: str, done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+        if done == total:
+            bar.stop()
 
-        result = finetune_segmentation(Bank.open(bank), run, out, choices, device=device, progress=True, reading=show)
-    print_masks(result)
-    console.print(f"Decoder and adaptor: {out}\nNext: adaptmed predict {out} images... --out masks")
+    try:
+        yield show
+    finally:
+        bar.stop()
 
 
 def print_masks(result: dict[str, Any]) -> None:
@@ -57,8 +37,6 @@ def print_masks(result: dict[str, Any]) -> None:
     from adaptmed.study.report.tables import NAMES
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    trained = f"{result['trainable_parameters']:,} parameters on {result['train_images']} images"
-    console.print(f"Trained {trained} of {result['train_patients']} patients.")
     for caution in _cautions(result):
         console.print(caution)
     test = result["test"]
@@ -79,8 +57,9 @@ def _value(row: dict[str, Any]) -> str:
 
 def _cautions(result: dict[str, Any]) -> list[str]:
     found = []
-    if result["rejected_masks"]:
-        found.append(f"{result['rejected_masks']} masks cannot be used; masks/rejects.jsonl says why.")
+    rejected = result.get("rejected_masks") or (result["test"] or {}).get("rejected_masks")
+    if rejected:
+        found.append(f"{rejected} masks cannot be used; masks/rejects.jsonl says why.")
     if result["test"] is None:
         found.append("There is no test image with a mask: nothing was judged.")
     elif result["test"]["patients_seen_in_training"]:

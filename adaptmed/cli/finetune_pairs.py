@@ -1,6 +1,5 @@
-"""The part of ``adaptmed finetune`` that learns from images with their texts: answers, labels, classes."""
+"""What ``adaptmed finetune`` and ``adaptmed evaluate`` print of pairs."""
 
-from pathlib import Path
 from typing import Any
 
 ARMS = {
@@ -11,53 +10,6 @@ ARMS = {
     "text_only": "text alone",
     "majority": "most frequent answer",
 }
-
-
-def finetune_pairs(
-    run: Path,
-    bank: Path,
-    out: Path,
-    asked: dict[str, Any],
-    shared: dict[str, Any],
-    coordination: dict[str, Any] | None,
-    *,
-    device: str,
-) -> None:
-    """Tune for pairs, and print how good the answers or classes are.
-
-    Args:
-        run: Run folder of ``adaptmed pretrain``, or a saved adaptor.
-        bank: Bank of pairs.
-        out: Run folder to write.
-        asked: Settings of training; ``None`` leaves the default.
-        shared: What is tuned, and on what; likewise.
-        coordination: How gradients wait for each other, likewise; ``None`` leaves them alone.
-        device: Lightning's accelerator.
-    """
-    from rich.console import Console
-
-    from adaptmed.bank import Bank
-    from adaptmed.lora import LoRA
-    from adaptmed.runs.processes import join
-    from adaptmed.tasks.pairs.finetune import finetune_pairs as tune
-    from adaptmed.tasks.pairs.settings import EPOCHS, Coordination, PairChoices
-    from adaptmed.training.settings import FinetuneSettings
-
-    for side in ("image_lora", "text_lora"):
-        shared[side] = None if shared[side] is None else LoRA.parse(shared[side])
-    choices = PairChoices(
-        settings=FinetuneSettings(**{"epochs": EPOCHS, **_said(asked)}),
-        coordination=None if coordination is None else Coordination(**_said(coordination)),
-        **_said(shared),
-    )
-    result = tune(Bank.open(bank), run, out, choices, device=device, progress=True)
-    if not join(device).first:
-        return
-    trained = f"{result['trainable_parameters']:,} parameters on {result['train_pairs']} pairs"
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(f"Trained {trained} of {result['train_patients']} patients.")
-    print_pairs(result)
-    console.print(f"Tuned adaptor and head: {out}\nNext: adaptmed evaluate {out} another-bank")
 
 
 def print_pairs(result: dict[str, Any]) -> None:
@@ -98,10 +50,6 @@ def _lines(found: dict[str, Any]) -> dict[str, Any]:
     lines = {**found["auroc"]["labels"], "mean": found["auroc"]["macro"]}
     more = {"accuracy": "accuracy of classes", "macro_f1": "macro F1 of classes"}
     return lines | {text: found[name] for name, text in more.items() if name in found}
-
-
-def _said(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _cautions(result: dict[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ from adaptmed.runs.lineage import Lineage
 from adaptmed.runs.processes import join
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from adaptmed.training.encoders import Online
-from adaptmed.training.trainer import Length, Precision, fit_or_resume, run_trainer
+from adaptmed.training.trainer import Length, Precision, RunOptions, fit_or_resume, run_trainer
 
 
 def pretrain(
@@ -129,8 +129,10 @@ def run_job(
         trained, judged = job.batches(batch_size, processes.part, position)
         return trained, None if length.monitor is None else judged
 
-    how: dict[str, Any] = {"precision": precision, "device": device, "strategy": strategy, "progress": progress}
-    trainer = run_trainer(out, length, processes, checkpoint_every=checkpoint_every, callbacks=callbacks, **how)
+    shown = RunOptions(
+        device=device, strategy=strategy, progress=progress, checkpoint_every=checkpoint_every, callbacks=callbacks
+    )
+    trainer = run_trainer(out, length, processes, precision=precision, options=shown)
     fit_or_resume(trainer, task, loaders, out, processes)
     _keep_best(task, out)
     processes.agreed(lambda: _save(job, task, out))

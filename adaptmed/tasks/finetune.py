@@ -1,167 +1,128 @@
-"""From a run and labels to a tuned adaptor with its head in a run folder, stopped and resumed at will."""
+"""The one frame of fine-tuning: from a run and a bank to a tuned adaptor with its head, stopped and resumed at will."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank
-from adaptmed.cohort.division import Share, divide_labelled
-from adaptmed.cohort.rows import labels_of
 from adaptmed.errors import InputError, sentence
-from adaptmed.files import sha256_of
-from adaptmed.heads.outputs import Outputs
-from adaptmed.layers.draws import step_seed
-from adaptmed.lora import LoRA
-from adaptmed.runs.folder import BEST, open_run, read_seen, write_seen
+from adaptmed.files import sha256_of, write_text_whole
+from adaptmed.runs.folder import open_run, read_seen, write_seen
 from adaptmed.runs.lineage import check_unlabelled
 from adaptmed.runs.processes import Processes, join
 from adaptmed.runs.same_tokens import check_tokens
-from adaptmed.tasks.classification.task import Job
-from adaptmed.tasks.finetune_result import RESULT, result_of, save
-from adaptmed.tasks.finetuning import Finetuning, in_order, predict, shuffled
-from adaptmed.training.batches import Batches
-from adaptmed.training.checkpoint import SafetensorsCheckpointIO
-from adaptmed.training.settings import FinetuneSettings
-from adaptmed.training.trainer import Length, fit_or_resume, run_trainer
+from adaptmed.tasks.result import REJECTS, RESULT, result_of, save
+from adaptmed.tasks.task import Before, Job, Reading, Task
+from adaptmed.training.trainer import RunOptions
+from adaptmed.training.tuning import train_in_run
 
 
 def finetune(
     bank: Bank,
     run: Path,
     out: Path,
+    task: Task,
+    options: RunOptions | None = None,
     *,
-    task: Literal["classification"] = "classification",
-    settings: FinetuneSettings | None = None,
-    lora: LoRA | None = None,
-    train_fusion: bool = True,
-    fraction: float = 1.0,
-    seed: int = 0,
-    device: str = "auto",
-    allow_overlap: bool = False,
-    checkpoint_every: int = 50,
-    progress: bool = False,
-    callbacks: tuple[Callback, ...] = (),
+    reading: Reading = lambda *_: None,
 ) -> dict[str, Any]:
-    """Tune an adaptor for the labels of a bank: a head, the fusion under it, and LoRA inside its image encoder.
+    """Tune an adaptor for a task: a head, and what the task's choices train under it.
 
-    Everything starts at the best linear probe on the adaptor's features, as in ``finetune_head``; a linear head alone
-    stays the probe. The labelled images of ``validate`` choose the epoch that is kept, by its loss; without them it is
-    the last one. The images of ``test`` are read once, at the end. With LoRA, images are read again from the manifest,
-    changed at random and encoded in every step; without it everything comes from the bank.
-
-    Running it again with the same arguments goes on where it stopped, bit for bit on the CPU, or returns the result.
+    The rows of ``validate`` choose the epoch that is kept, by its loss; without them it is the last one. The rows of
+    ``test`` are judged once, at the end. Running it again with the same arguments continues where it stopped, bit for
+    bit on the CPU, or returns the result. Started by torchrun, the processes share every batch of a task that allows
+    it; the first one judges.
 
     Args:
-        bank: Labels, and Tokens of the adaptor's image encoder.
+        bank: Tokens of the adaptor's encoders, with what the task learns from.
         run: Run folder of ``adaptmed pretrain``, or a saved adaptor.
         out: Run folder to write.
-        task: What is learnt.
-        settings: How to tune.
-        lora: Fresh LoRA inside the image encoder; ``None`` leaves the encoder alone.
-        train_fusion: Whether the fusion learns too.
-        fraction: Share of the labelled training patients, chosen as in a study.
-        seed: Of the fraction, fresh weights, the order, augmentation and dropout.
-        device: Lightning's accelerator: ``auto``, ``cpu``, ``cuda``.
-        allow_overlap: Go on although test patients were seen in pre-training; the results say so.
-        checkpoint_every: Steps between two checkpoints.
-        progress: Show a progress bar.
-        callbacks: More of Lightning's callbacks.
+        task: What is learnt and how, for example ``Classification()`` or ``Pairs(task="answering")``.
+        options: Device, checkpoints, progress.
+        reading: Called while files are opened, for masks.
 
     Returns:
-        What ``out/metrics.json`` holds: under ``test`` the AUROC of what was ``tuned`` and of the ``probe`` it
-        started at, for each label and their mean; ``None`` without labelled test images.
+        What ``out/metrics.json`` holds: under ``test`` the scores of the tuned model and its baselines; ``None``
+        without test rows.
 
     Raises:
-        InputError: If nothing can be learnt from the fraction, the bank has Tokens of another encoder, LoRA is in the
-            image encoder already, labels outside the fraction have trained ``run``, ``out`` holds another run, or
-            several processes were started.
-        OverlapError: If a patient stands in train and validate, or a test patient was seen.
-        NonFiniteLossError: If a loss becomes NaN; the last good checkpoint stays.
-        TerminatedError: If SIGTERM came; a checkpoint was written.
+        InputError: Nothing can be learnt from the fraction, the bank has Tokens of other encoders, LoRA is inside an
+            encoder already, labels outside the fraction have trained ``run``, ``out`` holds another run, or several
+            processes were started for a task that one process does.
+        OverlapError: A patient is in train and validate, or a test patient was seen.
+        NonFiniteLossError: A loss or a gradient becomes NaN; the last good checkpoint stays.
+        TerminatedError: SIGTERM came; a checkpoint was written.
+        LostProcessError: Another process has ended.
     """
-    settings = settings or FinetuneSettings()
+    options = options or RunOptions()
+    processes = join(options.device)
+    _require_one(task, processes)
     adaptor = Adaptor.from_pretrained(run, load_encoders=False)
-    _check(bank, adaptor, run, lora, fraction, device)
-    share = Share(fraction=fraction, seed=seed, allow_overlap=allow_overlap)
-    rows = divide_labelled(bank, share, before=read_seen(run))
-    choices = {"train_fusion": train_fusion, "fraction": fraction, "seed": seed, "allow_overlap": allow_overlap}
-    open_run(out, run_config(bank, run, settings, lora, task=task, **choices))
-    if (out / RESULT).exists():
+    check_tokens(bank, adaptor, run, texts=task.reads_texts)
+    _refuse_second_lora(task, adaptor, run)
+    check_unlabelled(run, task.fraction)
+    job = task.job(bank, adaptor, Before(seen=read_seen(run), world=processes.world))
+    if processes.agreed(lambda: _is_finished(out, run_config(bank, run, task))):
         return json.loads((out / RESULT).read_text())
-    write_seen(out, rows.seen)
-    job = Job(bank, adaptor, rows, settings, lora, train_fusion, seed)
-    start = job.start()
+    processes.agreed(lambda: _open(job, out, reading))
     with torch.random.fork_rng():
-        torch.manual_seed(step_seed(seed, -1))
-        tuning = Finetuning(job.model(start), settings, seed=seed, images=len(rows.train))
-        if lora is not None or train_fusion or settings.hidden is not None:
-            options = {"checkpoint_every": checkpoint_every, "progress": progress, "callbacks": callbacks}
-            _train(job, tuning, start.outputs, out, device=device, **options)
-        logits = predict(tuning, job.images(rows.test), device)
-    result = result_of(job, start, tuning.model, logits, out)
-    save(job, start, tuning.model, result, out)
-    return result
+        work = job.work(out if processes.first else None)
+        if work is not None:
+            train_in_run(work, out, processes, options)
+        return processes.agreed(lambda: _finish(task, bank, job, out, options.device))
 
 
-def run_config(
-    bank: Bank, run: Path, settings: FinetuneSettings, lora: LoRA | None, **choices: object
-) -> dict[str, object]:
+def run_config(bank: Bank, run: Path, task: Task) -> dict[str, object]:
     """Everything that decides the result of a run, as JSON values."""
-    images = bank.info.images
+    images, texts = bank.info.images, bank.info.texts
+    keys = {"image_token_key": None if images is None else images.token_key}
+    if task.reads_texts:
+        keys["text_token_key"] = None if texts is None else texts.token_key
     return {
         "command": "finetune",
         "run": str(run.resolve()),
         "adaptor_sha256": sha256_of(find_adaptor(run) / TENSOR_FILE),
         "bank": str(bank.folder.resolve()),
-        "image_token_key": None if images is None else images.token_key,
+        **keys,
         "manifest_sha256": bank.info.manifest_sha256,
         "rows_sha256": bank.info.rows_file_sha256,
-        "settings": asdict(settings),
-        "lora": None if lora is None else asdict(lora),
-        **choices,
+        **task.config(),
     }
 
 
-def _train(job: Job, tuning: Finetuning, outputs: Outputs, out: Path, *, device: str, **options: Any) -> None:
-    """Train from the last checkpoint, or from the start, and take up the epoch that is kept."""
-    settings, rows = tuning.settings, job.rows
-    draws = job.seed if settings.augment else None
-    train = job.images(rows.train, outputs.targets(labels_of(job.bank, rows.train)), seed=draws)
-    targets = outputs.targets(labels_of(job.bank, rows.validate))
-    known = targets >= 0 if outputs.multiclass else (targets >= 0).any(dim=1)  # NaN compares as False
-    judged = job.images(rows.validate[known.numpy()], targets[known]) if known.any() else None
-    length = Length(
-        epochs=settings.epochs,
-        monitor=None if judged is None else "validate/loss",
-        patience=settings.epochs,
-        clip=settings.clip,
-        accumulate=settings.accumulate,
-    )
-
-    def loaders(trainer: lightning.Trainer) -> tuple[Batches, Batches | None]:
-        return shuffled(tuning, train, trainer), None if judged is None else in_order(tuning, judged)
-
-    trainer = run_trainer(out, length, Processes(), precision=settings.precision, device=device, **options)
-    fit_or_resume(trainer, tuning.train(), loaders, out, Processes())
-    tuning.cpu().eval()
-    tuning.load_state_dict(SafetensorsCheckpointIO().load_checkpoint(out / BEST)["state_dict"], strict=False)
+def _is_finished(out: Path, config: dict[str, object]) -> bool:
+    open_run(out, config)
+    return (out / RESULT).exists()
 
 
-def _check(bank: Bank, adaptor: Adaptor, run: Path, lora: LoRA | None, fraction: float, device: str) -> None:
-    """Refuse what cannot be tuned together."""
-    processes = join(device)
-    if processes.world > 1:
+def _open(job: Job, out: Path, reading: Reading) -> None:
+    """Find the rows, and record whose data will be read before it is read."""
+    job.open(out, reading)
+    write_seen(out, job.division().seen)
+    if job.rejects is not None:
+        write_text_whole(out / REJECTS, "".join(json.dumps(reject) + "\n" for reject in job.rejects))
+
+
+def _finish(task: Task, bank: Bank, job: Job, out: Path, device: str) -> dict[str, Any]:
+    result = result_of(task, bank, job, out, device=device)
+    save(task, job, result, out)
+    return result
+
+
+def _require_one(task: Task, processes: Processes) -> None:
+    if processes.world > 1 and not task.shares_batches:
         fix = "Start `adaptmed finetune` without torchrun."
         raise InputError(sentence("processes", expected="one", got=processes.world, fix=fix))
-    check_tokens(bank, adaptor, run, texts=False)
-    if lora is not None and adaptor.encoders.image_record.lora is not None:
-        fix = "Leave --lora out: the bank already comes from the tuned encoder."
-        raise InputError(sentence(str(run), expected="an image encoder without LoRA", got="LoRA inside it", fix=fix))
-    check_unlabelled(run, fraction)
+
+
+def _refuse_second_lora(task: Task, adaptor: Adaptor, run: Path) -> None:
+    records = {"image": adaptor.encoders.image_record, "text": adaptor.encoders.text_record}
+    for option, (side, lora) in task.loras.items():
+        if lora is not None and records[side].lora is not None:
+            expected = f"{'an image' if side == 'image' else 'a text'} encoder without LoRA"
+            fix = f"Leave --{option} out: the bank already comes from the tuned encoder."
+            raise InputError(sentence(str(run), expected=expected, got="LoRA inside it", fix=fix))

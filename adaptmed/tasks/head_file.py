@@ -1,63 +1,56 @@
-"""A fine-tuned head on disk: its tensors, and beside them what its inputs and its logits are."""
+"""A head on disk: its tensors, and last the facts that say what it reads and predicts; damage is refused in words."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor
 
 from adaptmed.errors import InputError, sentence
-from adaptmed.files import write_tensors, write_text_whole
-from adaptmed.heads.linear import LinearHead, paper_head
+from adaptmed.files import write_json, write_tensors
 
-FACTS, TENSORS = "head.json", "head.safetensors"
+Built = TypeVar("Built")
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadFacts:
-    """What a head reads and says.
+def save_head(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write ``name.safetensors``, and then ``name.json``.
 
-    Attributes:
-        names: Of the labels or classes, one per logit.
-        multiclass: Whether these are classes that exclude each other: softmax instead of sigmoid.
-        left_out: Labels or classes without a logit, with the reason.
-        variant: Which features it reads, as in ``image_features``.
-        width: Width of these features.
-        hidden: Width of the hidden layer; ``None`` for a linear head.
+    Args:
+        folder: Run folder.
+        name: Of both files.
+        tensors: Of the head.
+        facts: JSON values.
     """
-
-    names: tuple[str, ...]
-    multiclass: bool
-    left_out: dict[str, str]
-    variant: str
-    width: int
-    hidden: int | None
+    write_tensors(folder / f"{name}.safetensors", tensors)
+    write_json(folder / f"{name}.json", facts)
 
 
-def save_head(folder: Path, head: nn.Module, facts: HeadFacts) -> None:
-    """Write a head; the facts last."""
-    write_tensors(folder / TENSORS, head.state_dict())
-    write_text_whole(folder / FACTS, json.dumps(asdict(facts), indent=2) + "\n")
+def load_head(
+    folder: Path, name: str, build: Callable[[dict[str, Any], dict[str, Tensor]], Built], *, task: str
+) -> Built:
+    """Read a head.
 
-
-def load_head(folder: Path) -> tuple[nn.Module, HeadFacts]:
-    """Read the head of a fine-tuned run, in evaluation mode.
+    Args:
+        folder: Run folder.
+        name: Of both files.
+        build: From facts and tensors to the head, filled.
+        task: Named in the way out.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or it is damaged.
     """
-    if not (folder / FACTS).is_file():
-        fix = "Name the run folder of `adaptmed finetune`, and run it to its end."
-        raise InputError(sentence(str(folder), expected=f"a head in {FACTS}", got="none", fix=fix))
-    values = json.loads((folder / FACTS).read_text())
-    facts = HeadFacts(**{**values, "names": tuple(values["names"])})
-    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and replaced
-        head = _built(facts.width, len(facts.names), facts.hidden)
-    head.load_state_dict(load_file(folder / TENSORS))
-    return head.eval(), facts
-
-
-def _built(width: int, outputs: int, hidden: int | None) -> nn.Module:
-    return LinearHead(width, outputs) if hidden is None else paper_head(width, outputs, hidden=hidden)
+    path, kind = folder / f"{name}.json", name.replace("_", " ")
+    if not path.is_file():
+        fix = f"Name the run folder of `adaptmed finetune --task {task}`, and run it to its end."
+        raise InputError(sentence(str(folder), expected=f"a {kind} in {path.name}", got="none", fix=fix))
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and replaced
+            return build(facts, load_file(folder / f"{name}.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        got, fix = f"{type(error).__name__}: {str(error)[:200]}", "Run `adaptmed finetune` again into another --out."
+        raise InputError(sentence(str(path), expected=f"a whole {kind}", got=got, fix=fix)) from error

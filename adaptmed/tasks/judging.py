@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from adaptmed.bank import Bank
+from adaptmed.cohort.rows import names_of
+from adaptmed.errors import InputError, sentence
 from adaptmed.heads.outputs import Outputs
 from adaptmed.metrics.classification import expected_calibration_error, mean_of_defined, weighted_auroc
 from adaptmed.metrics.uncertainty import entry, patient_weights
@@ -54,6 +57,22 @@ def judge(
         "auroc": {"labels": found, "macro": entry(macro, None if samples else "no label is defined")},
         "ece": _calibration(probabilities, labels, outputs),
     }
+
+
+def order_of(bank: Bank, names: tuple[str, ...], *, multiclass: bool) -> list[int]:
+    """Where the logits of a head are in the order of a bank's labels or classes.
+
+    Raises:
+        InputError: The bank has labels where the head has classes or the reverse, or lacks one of them.
+    """
+    there = names_of(bank)
+    missing = [name for name in names if name not in there]
+    if missing or multiclass != (bank.info.class_column is not None):
+        kind = "the class column" if multiclass else "the label columns"
+        fix = "Embed with the --labels or the --class-column that the run was trained on."
+        expected = f"{kind} the head was trained on: {', '.join(names)}"
+        raise InputError(sentence(str(bank.folder), expected=expected, got=", ".join(there) or "none", fix=fix))
+    return [names.index(name) for name in there if name in names]
 
 
 def _calibration(

@@ -42,17 +42,27 @@ class Length:
     accumulate: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a run trains and what it shows; none of it decides the result.
+
+    Attributes:
+        device: Lightning's accelerator: ``auto``, ``cpu``, ``cuda``.
+        checkpoint_every: Steps between two checkpoints.
+        progress: Show a progress bar.
+        callbacks: More of Lightning's callbacks.
+        strategy: Lightning's name of the way several processes share the work.
+    """
+
+    device: str = "auto"
+    checkpoint_every: int = 50
+    progress: bool = False
+    callbacks: tuple[Callback, ...] = ()
+    strategy: str = "ddp"
+
+
 def run_trainer(
-    out: Path,
-    length: Length,
-    processes: Processes,
-    *,
-    precision: Precision,
-    device: str,
-    strategy: str = "ddp",
-    checkpoint_every: int = 50,
-    progress: bool = False,
-    callbacks: tuple[Callback, ...] = (),
+    out: Path, length: Length, processes: Processes, *, precision: Precision, options: RunOptions
 ) -> lightning.Trainer:
     """Build the Trainer of one run.
 
@@ -61,22 +71,18 @@ def run_trainer(
         length: How long it trains.
         processes: Who trains together.
         precision: Of the forward pass; weights stay in fp32.
-        device: Lightning's accelerator.
-        strategy: Lightning's name of the way several processes share the work.
-        checkpoint_every: Steps between two checkpoints.
-        progress: Show a progress bar.
-        callbacks: More of Lightning's callbacks.
+        options: Device, checkpoints, progress.
     """
     kept: list[Callback] = [MetricsLines(out)]
     if length.monitor:
         kept.append(StopEarly(length.monitor, patience=length.patience))
-    checkpoints = KeepCheckpoints(out, every=checkpoint_every, monitor=length.monitor)
-    kept += [checkpoints, *callbacks, StopOnSigterm(checkpoints)]
-    if progress:
+    checkpoints = KeepCheckpoints(out, every=options.checkpoint_every, monitor=length.monitor)
+    kept += [checkpoints, *options.callbacks, StopOnSigterm(checkpoints)]
+    if options.progress:
         kept.append(TQDMProgressBar(leave=False))
     with quiet_lightning():
         return lightning.Trainer(
-            accelerator=device,
+            accelerator=options.device,
             precision="bf16-mixed" if precision == "bf16" else "32-true",
             max_epochs=length.epochs,
             gradient_clip_val=length.clip,
@@ -84,12 +90,12 @@ def run_trainer(
             callbacks=kept,
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=progress,
+            enable_progress_bar=options.progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             default_root_dir=out,
-            **_sharing(processes, strategy),
+            **_sharing(processes, options.strategy),
         )
 
 
@@ -144,23 +150,13 @@ def _reason(trainer: lightning.Trainer) -> KeyboardInterrupt:
     return TerminatedError() if any(asked) else KeyboardInterrupt()
 
 
-def bare_trainer(
-    device: str,
-    precision: Precision,
-    *,
-    epochs: int,
-    clip: float,
-    accumulate: int = 1,
-    callbacks: tuple[Callback, ...] = (),
-) -> lightning.Trainer:
-    """Build a Trainer that writes and shows nothing, for what is trained inside a cell of a study.
+def bare_trainer(device: str, precision: Precision, length: Length, *callbacks: Callback) -> lightning.Trainer:
+    """Build a Trainer that writes and shows nothing, for short trainings without a run folder.
 
     Args:
         device: Lightning's accelerator.
         precision: Of the forward pass; weights stay in fp32.
-        epochs: Passes over its batches.
-        clip: Largest gradient norm.
-        accumulate: Batches whose gradients make one step.
+        length: How long it trains.
         callbacks: Lightning's callbacks.
     """
     with quiet_lightning():
@@ -168,9 +164,9 @@ def bare_trainer(
             accelerator=device,
             devices=1,
             precision="bf16-mixed" if precision == "bf16" else "32-true",
-            max_epochs=epochs,
-            gradient_clip_val=clip,
-            accumulate_grad_batches=accumulate,
+            max_epochs=length.epochs,
+            gradient_clip_val=length.clip,
+            accumulate_grad_batches=length.accumulate,
             callbacks=list(callbacks),
             logger=False,
             enable_checkpointing=False,
@@ -180,7 +176,7 @@ def bare_trainer(
         )
 
 
-def whole(trainer: lightning.Trainer, work: Callable[[], Any]) -> Any:
+def run_to_end(trainer: lightning.Trainer, work: Callable[[], Any]) -> Any:
     """Run a trainer's work to its end; Ctrl-C comes out as itself, not as what Lightning makes of it.
 
     Raises:

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 
 from adaptmed.cli import main
+from adaptmed.tasks.classification.task import Classification
 from adaptmed.tasks.finetune import finetune
 from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.trainer import RunOptions
 from tests.labelled_pictures import make_labelled_bank, pretrain_shortly
 from tests.tasks.pairs.asked import save_adaptor, with_answers, write_asked_bank
 
@@ -76,7 +78,7 @@ def test_a_run_on_images_alone_is_judged_again(tmp_path, capsys):
     bank = make_labelled_bank(tmp_path)
     trained = pretrain_shortly(bank, tmp_path / "run")
     settings = FinetuneSettings(epochs=1, precision="fp32")
-    result = finetune(bank, trained, tmp_path / "out", settings=settings, device="cpu")
+    result = finetune(bank, trained, tmp_path / "out", Classification(settings=settings), RunOptions(device="cpu"))
     assert run("evaluate", tmp_path / "out", bank.folder, "--device", "cpu") == 0
     assert "AUROC on 12 test images of 6 patients" in flat(capsys.readouterr().out)
     again = json.loads((tmp_path / "out" / "evaluation-bank.json").read_text())
@@ -87,15 +89,15 @@ def test_a_run_on_images_alone_is_judged_again(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--coordinate-gradients",), "`coordinate_gradients`: expected nothing beside --task classification"),
-        (("--text-lora", "rank=2"), "`text_lora`: expected nothing beside --task classification"),
-        (("--decoder", "unet"), "`decoder`: expected nothing beside --task classification"),
-        (("--loss", "paper"), "`loss`: expected nothing beside --task classification"),
-        (("--task", "segmentation", "--answers-from", "all"), "`answers_from`: expected nothing beside --task segm"),
+        (("--coordinate-gradients",), "`coordinate_gradients`: expected an option that --task"),
+        (("--text-lora", "rank=2"), "`text_lora`: expected an option that --task"),
+        (("--decoder", "unet"), "`decoder`: expected an option that --task"),
+        (("--loss", "paper"), "`loss`: expected an option that --task"),
+        (("--task", "segmentation", "--answers-from", "all"), "`answers_from`: expected an option that --task"),
         (("--task", "segmentation", "--loss", "binary"), "`loss`: expected one of dice-cross-entropy, dice-focal"),
-        (("--task", "answering", "--steps", 3), "`steps`: expected nothing beside --task answering"),
-        (("--task", "answering", "--mask-labels", "1=a"), "`mask_labels`: expected nothing beside --task answering"),
-        (("--task", "answering", "--class-weights", "balanced"), "`class_weights`: expected nothing beside --task an"),
+        (("--task", "answering", "--steps", 3), "`steps`: expected an option that --task"),
+        (("--task", "answering", "--mask-labels", "1=a"), "`mask_labels`: expected an option that --task"),
+        (("--task", "answering", "--class-weights", "balanced"), "`class_weights`: expected an option that --task"),
         (("--task", "answering", "--loss", "paper"), "`loss`: expected one of binary, cross-entropy"),
         (("--task", "answering", "--no-gradient-noise"), "--coordinate-gradients beside its options, but got none"),
     ],

@@ -77,7 +77,9 @@ def test_a_pretrained_run_without_a_task_is_shown_the_way(folder, capsys):
 def test_options_of_retrieval_are_refused_elsewhere(folder, capsys, option, value):
     words = (f"--{option.replace('_', '-')}", value)
     assert run("evaluate", folder / "run", folder / "bank", *words) == 1
-    expected = f"`{option}`: expected nothing without --task retrieval, but got {value}. Leave it out; it belongs to"
+    expected = (
+        f"`{option}`: expected --task retrieval whenever --{option.replace('_', '-')} is given, but got {value}. Add"
+    )
     assert expected in capsys.readouterr().err
 
 

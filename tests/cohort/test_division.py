@@ -22,7 +22,7 @@ from adaptmed.runs.folder import read_seen
 from adaptmed.runs.processes import Processes
 from adaptmed.study.classification.rows import study_rows
 from adaptmed.study.statistics import Cell, records
-from adaptmed.tasks.head_file import load_head
+from adaptmed.tasks.classification.head_file import load_label_head
 from tests.labelled_pictures import EXACT, make_labelled_bank, pretrain_shortly
 from tests.short_tuning import SHORT, TUNED, same, tune
 
@@ -55,7 +55,7 @@ def other_labels(bank, rows):
 def test_the_saved_head_and_adaptor_give_the_judged_predictions(bank, run, tmp_path):
     result = tune(bank, run, tmp_path / "out", **TUNED)
     adaptor = Adaptor.from_pretrained(tmp_path / "out")
-    head, facts = load_head(tmp_path / "out")
+    head, facts = load_label_head(tmp_path / "out")
     rows = study_rows(bank)
     names = [bank.folder.parent / name for name in bank.rows["image"].iloc[rows.test]]
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_classes_are_learnt_too_and_one_that_is_missing_in_the_fraction_is_left_
     rows.loc[rows.index % 7 == 0, "class"] = -1
     several.info = replace(several.info, class_column="class", classes=("none", "square", "unheard"))
     result = tune(several, run, tmp_path / "out", settings=SHORT)["test"]["tuned"]
-    assert load_head(tmp_path / "out")[1].names == ("none", "square")
+    assert load_label_head(tmp_path / "out")[1].names == ("none", "square")
     assert result["auroc"]["labels"]["unheard"]["reason"] == "no row of this class in the fraction"
     defined = [entry["value"] for entry in result["auroc"]["labels"].values() if entry["value"] is not None]
     assert result["auroc"]["macro"]["value"] == pytest.approx(np.mean(defined))

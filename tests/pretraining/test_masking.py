@@ -24,6 +24,7 @@ from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.lineage import Lineage
 from adaptmed.study.classification.settings import StudySettings
 from adaptmed.study.classification.subject import prepare
+from adaptmed.tasks.classification.task import Classification
 from adaptmed.tasks.finetune import finetune
 from tests.masked_bank import M3AE, OPTIONS, SCHEDULE, UMD, tiny, write_masked_banks
 from tests.tiny_encoders import PatchEncoder
@@ -229,7 +230,7 @@ def test_negatives_by_label_are_no_pairs_of_the_same_labels_and_count_as_labels_
     assert Lineage.of_run(tmp_path / "calibrated").labels == 1.0
     for run in ("run", "calibrated"):
         with pytest.raises(InputError, match=r"a run that no label has trained, but got one that has read labels at"):
-            finetune(banks["views"], tmp_path / run, tmp_path / "tuned", fraction=0.5)
+            finetune(banks["views"], tmp_path / run, tmp_path / "tuned", Classification(fraction=0.5))
 
 
 def test_without_any_label_or_class_that_option_is_refused(banks, tmp_path):

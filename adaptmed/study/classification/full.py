@@ -12,11 +12,11 @@ from adaptmed.layers.draws import step_seed
 from adaptmed.study.classification.arms import Arm, Outcome, best_probe
 from adaptmed.study.classification.rows import StudyRows
 from adaptmed.tasks.classification.head import head_at
-from adaptmed.tasks.classification.model import ImageClassifier
-from adaptmed.tasks.finetuning import Finetuning, fit, predict
+from adaptmed.tasks.classification.model import ImageClassifier, tuning_of
 from adaptmed.training.batches import images_again
 from adaptmed.training.settings import FinetuneSettings
 from adaptmed.training.trainable import trainable_encoder
+from adaptmed.training.tuning import fit, predict_images, work_on
 from adaptmed.types import ImageEncoder
 
 FULL = FinetuneSettings(epochs=5, batch_size=16, encoder_learning_rate=3e-5, encoder_weight_decay=0.01)
@@ -54,9 +54,9 @@ def full_arm(
             head = head_at(probe, torch.from_numpy(train[variant][places]), settings)
             tuned = trainable_encoder(encoder, torch.zeros(1, 3, *encoder.preprocessing.image_size_px))
             model = ImageClassifier(head, variant, encoder=tuned, layout=bank.info.layout)
-            task = Finetuning(model, settings, seed=seed, images=len(places))
-            fit(task, images, device)
-            logits = predict(task, images_again(bank, rows.test, seed=None), device)
+            tuning = tuning_of(model, settings, seed=seed, images=len(places))
+            fit(work_on(tuning, images, None, settings), device)
+            logits = predict_images(tuning, images_again(bank, rows.test, seed=None), settings, device)
         probabilities = outputs.probabilities(logits).double().numpy()
         return Outcome(probabilities, probe.reasons, trainable_parameters(model))
 

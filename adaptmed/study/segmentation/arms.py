@@ -26,8 +26,9 @@ from adaptmed.tasks.segmentation.model import Segmenter
 from adaptmed.tasks.segmentation.reading import Examples, Wanted, WindowReader
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 from adaptmed.tasks.segmentation.shapes import shape_for
-from adaptmed.tasks.segmentation.training import train
+from adaptmed.tasks.segmentation.training import work_of
 from adaptmed.training.trainable import trainable_fusion
+from adaptmed.training.tuning import fit
 
 HELD_OUT = 1 / 3
 Build = Callable[[int], Segmenter]
@@ -191,7 +192,7 @@ def _trained(
     rate = _best_rate(subject, settings, contender, reader, device, places, seed)
     training = replace(settings.training, learning_rate=rate)
     model = contender.build(seed)
-    train(model, _examples(subject, reader, places, training, seed), training, seed=seed, device=device)
+    fit(work_of(model, _examples(subject, reader, places, training, seed), None, training, seed=seed), device)
     scores = score_model(model, reader, subject.masks, subject.test.tolist(), training, device=device)
     pictures = [_plane(logits) for logits in predict_rows(model, reader, shown.tolist(), training, device=device)]
     return Outcome(scores, reasons, trainable_parameters(model) + contender.pretrained, rate, tuple(pictures))
@@ -217,7 +218,7 @@ def _best_rate(
     for rate in rates:
         training = replace(settings.training, learning_rate=rate)
         model = contender.build(seed)
-        train(model, _examples(subject, reader, places[kept], training, seed), training, seed=seed, device=device)
+        fit(work_of(model, _examples(subject, reader, places[kept], training, seed), None, training, seed=seed), device)
         scores = score_model(model, reader, subject.masks, rows, training, device=device)
         positives = scores[..., list(METRICS).index("dice_positives")]
         defined = positives[:, ~np.isnan(positives).all(axis=0)]

@@ -16,11 +16,11 @@ from adaptmed.heads.linear import LinearHead, paper_head
 from adaptmed.heads.outputs import Outputs
 from adaptmed.heads.probe import Probe, fit_best_probe
 from adaptmed.layers.draws import step_seed
-from adaptmed.tasks.classification.model import ImageClassifier
-from adaptmed.tasks.finetuning import Finetuning, fit
+from adaptmed.tasks.classification.model import ImageClassifier, tuning_of
 from adaptmed.training.batches import features_of, tokens_of
 from adaptmed.training.settings import FinetuneSettings
 from adaptmed.training.trainable import trainable_fusion
+from adaptmed.training.tuning import fit, work_on
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ def finetune_head(
         if tuned is not None or settings.hidden is not None:
             targets = outputs.targets(labels)
             images = features_of(features, targets) if tuned is None else tokens_of(bank, rows, targets)
-            fit(Finetuning(model, settings, seed=seed, images=len(rows)), images, device)
+            tuning = tuning_of(model, settings, seed=seed, images=len(rows))
+            fit(work_on(tuning, images, None, settings), device)
     return FinetunedClassifier(tuned or fusion, head, variant, outputs, trainable_parameters(model))
 
 

@@ -9,22 +9,26 @@ from adaptmed.bank import Bank
 from adaptmed.cohort.rows import patients_of
 from adaptmed.layers.draws import step_seed
 from adaptmed.tasks.pairs.goal import Goal
-from adaptmed.tasks.pairs.model import FeatureClassifier
+from adaptmed.tasks.pairs.model import FeatureClassifier, tuning_of
 from adaptmed.tasks.pairs.reading import PairReading, exchanged, frozen_features
 from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
-from adaptmed.tasks.pairs.training import PairTuning, fit, predict
 from adaptmed.training.batches import features_of
+from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.tuning import Tuning, fit, predict_images, work_on
 
 Rows = Int[np.ndarray, " n"]
 
 
-def shuffled_image(task: PairTuning, reading: PairReading, rows: Rows, *, seed: int, device: str) -> Tensor | None:
+def shuffled_image(
+    tuning: Tuning, reading: PairReading, rows: Rows, settings: FinetuneSettings, *, seed: int, device: str
+) -> Tensor | None:
     """Logits of a model that is shown the image of another patient beside every text.
 
     Args:
-        task: With the model.
+        tuning: With the model.
         reading: How pairs are read.
         rows: Row numbers.
+        settings: Batch size and precision.
         seed: Of the exchange.
         device: Lightning's accelerator.
 
@@ -32,7 +36,9 @@ def shuffled_image(task: PairTuning, reading: PairReading, rows: Rows, *, seed: 
         Logits; ``None`` when all rows are of one patient.
     """
     places = exchanged(patients_of(reading.bank, rows), seed=seed)
-    return None if places is None else predict(task, reading.pairs(rows, images=rows[places]), device)
+    if places is None:
+        return None
+    return predict_images(tuning, reading.pairs(rows, images=rows[places]), settings, device)
 
 
 def frozen_heads(bank: Bank, goal: Goal, choices: PairChoices, *, hidden: int, device: str) -> dict[str, Tensor]:
@@ -55,12 +61,13 @@ def frozen_heads(bank: Bank, goal: Goal, choices: PairChoices, *, hidden: int, d
         with torch.random.fork_rng():
             torch.manual_seed(step_seed(choices.seed, -5))
             model = FeatureClassifier(features[0], len(goal.names), hidden=hidden)
-            task = PairTuning(model, choices.settings, goal.loss, seed=choices.seed, items=len(rows.train))
+            tuning = tuning_of(model, choices.settings, goal.loss, seed=choices.seed, items=len(rows.train))
             held_out = None
             if len(judged):
                 held_out = features_of(frozen_features(bank, judged, image=image), goal.targets(judged))
-            fit(task, features_of(features[0], goal.targets(rows.train)), held_out, device)
-            found[name] = predict(task, features_of(features[1]), device)
+            train = features_of(features[0], goal.targets(rows.train))
+            fit(work_on(tuning, train, held_out, choices.settings), device)
+            found[name] = predict_images(tuning, features_of(features[1]), choices.settings, device)
     return found
 
 

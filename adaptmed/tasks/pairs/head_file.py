@@ -1,21 +1,19 @@
 """A head of pairs on disk: its tensors, and beside them what its logits are."""
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from adaptmed.errors import InputError, sentence
-from adaptmed.files import write_tensors, write_text_whole
 from adaptmed.heads.outputs import Outputs
+from adaptmed.tasks.head_file import load_head, save_head
 from adaptmed.tasks.pairs.answers import AnswerVocabulary
 from adaptmed.tasks.pairs.model import Beside, PairClassifier, pair_head
 from adaptmed.tasks.pairs.settings import PairTask
 
-FACTS, TENSORS = "pair_head.json", "pair_head.safetensors"
+NAME = "pair_head"
 _BESIDE = "beside."
 
 
@@ -57,30 +55,27 @@ class PairHeadFacts:
 
 
 def save_pair_head(folder: Path, model: PairClassifier, facts: PairHeadFacts) -> None:
-    """Write the head of a model and what stands beside its fusion; the facts last."""
+    """Write the head of a model and the shortcut around its fusion; the facts last."""
     parts = {"": model.head, _BESIDE: model.beside}
     tensors = {
         f"{of}{name}": t for of, part in parts.items() if part is not None for name, t in part.state_dict().items()
     }
-    write_tensors(folder / TENSORS, tensors)
-    write_text_whole(folder / FACTS, json.dumps(asdict(facts), indent=2) + "\n")
+    save_head(folder, NAME, tensors, asdict(facts))
 
 
 def load_pair_head(folder: Path) -> tuple[nn.Module, Beside | None, PairHeadFacts]:
-    """Read the head of a run on pairs and what stands beside its fusion, in evaluation mode.
+    """Read the head of a run on pairs and the shortcut around its fusion, in evaluation mode.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or it is damaged.
     """
-    if not (folder / FACTS).is_file():
-        fix = "Name the run folder of `adaptmed finetune --task answering`, and run it to its end."
-        raise InputError(sentence(str(folder), expected=f"a head in {FACTS}", got="none", fix=fix))
-    values = json.loads((folder / FACTS).read_text())
+    return load_head(folder, NAME, _built, task="answering")
+
+
+def _built(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[nn.Module, Beside | None, PairHeadFacts]:
     beside = tuple(values["beside"]) if values.get("beside") else None
     facts = PairHeadFacts(**{**values, "names": tuple(values["names"]), "beside": beside})
-    tensors = load_file(folder / TENSORS)
-    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and replaced
-        head = pair_head(facts.width, len(facts.names))
+    head = pair_head(facts.width, len(facts.names))
     head.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(_BESIDE)})
     if facts.beside is None:
         return head.eval(), None, facts

@@ -52,12 +52,6 @@ def beside_answers(bank: Bank, vocabulary: AnswerVocabulary, rows: Rows) -> dict
     return {"answers_outside_vocabulary": int((right < 0).sum()), "majority": accuracies(bank, rows, right == often)}
 
 
-def whom(bank: Bank, rows: Rows, *, overlap: int) -> dict[str, Any]:
-    """Count what is judged: pairs, patients, and patients that were seen in training."""
-    patients = len(set(patients_of(bank, rows)))
-    return {"pairs": len(rows), "patients": patients, "patients_seen_in_training": overlap}
-
-
 def accuracies(bank: Bank, rows: Rows, correct: Bool[np.ndarray, " n"]) -> dict[str, Any]:
     """Share of right answers ``overall`` and to ``open`` and ``closed`` questions.
 

@@ -8,6 +8,9 @@ from adaptmed.adaptor.features import pooled_path
 from adaptmed.fusion import Fusion
 from adaptmed.layers.standardise import Standardise
 from adaptmed.training.encoders import OnlineEncoders
+from adaptmed.training.optimiser import Group, at_rate, parameter_groups
+from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.tuning import Coordinates, Loss, Objective, Tuning
 from adaptmed.types import Batch, Tokens
 
 
@@ -86,9 +89,9 @@ class PairClassifier(nn.Module):
 
     def forward(self, inputs: Batch) -> Float[Tensor, "batch output"]:
         """Return logits in fp32."""
-        return self.head(self.joint(inputs)).float()
+        return self.logits(self.read(inputs))
 
-    def joint(self, inputs: Batch) -> Float[Tensor, "batch joint_width"]:
+    def read(self, inputs: Batch) -> Float[Tensor, "batch joint_width"]:
         """Encode what is encoded in the loop, and fuse the pairs."""
         if self.online is not None:
             inputs = self.online(inputs)
@@ -96,6 +99,21 @@ class PairClassifier(nn.Module):
         assert inputs.text is not None
         joint = self.fusion.fuse(inputs.image, inputs.text)[2]
         return joint if self.beside is None else self.beside(joint, inputs.image, inputs.text)
+
+    def logits(self, read: Float[Tensor, "batch joint_width"]) -> Float[Tensor, "batch output"]:
+        """Return logits of joint vectors in fp32."""
+        return self.head(read).float()
+
+    def groups(self, settings: FinetuneSettings) -> list[Group]:
+        """Parameter groups of its parts, each at the rate that the settings give it."""
+        parts: list[tuple[nn.Module | None, float, float]] = [
+            (self.head, settings.learning_rate, settings.weight_decay),
+            (self.fusion, settings.fusion_learning_rate, settings.weight_decay),
+            (self.beside, settings.learning_rate, settings.weight_decay),
+            (self.online, settings.encoder_learning_rate, settings.encoder_weight_decay),
+        ]
+        there = [(part, rate, decay) for part, rate, decay in parts if part is not None]
+        return [group for part, rate, decay in there for group in at_rate(parameter_groups(part, decay), rate)]
 
     def train(self, mode: bool = True) -> "PairClassifier":
         """Switch dropout on or off; a frozen fusion has none in training either."""
@@ -120,9 +138,17 @@ class FeatureClassifier(nn.Module):
         self.standardise.fit(features.mean(dim=0), features.std(dim=0, correction=0))
         self.head = pair_head(features.shape[1], outputs, hidden=hidden)
 
-    def joint(self, inputs: Tensor) -> Float[Tensor, "batch width"]:
+    def read(self, inputs: Tensor) -> Float[Tensor, "batch width"]:
         """Standardise the features."""
         return self.standardise(inputs)
+
+    def logits(self, read: Float[Tensor, "batch width"]) -> Float[Tensor, "batch output"]:
+        """Return logits of standardised features in fp32."""
+        return self.head(read).float()
+
+    def groups(self, settings: FinetuneSettings) -> list[Group]:
+        """Parameter groups of the head."""
+        return at_rate(parameter_groups(self.head, settings.weight_decay), settings.learning_rate)
 
 
 def joint_width(fusion: Fusion) -> int:
@@ -133,3 +159,32 @@ def joint_width(fusion: Fusion) -> int:
 def token_widths(fusion: Fusion) -> tuple[int, int]:
     """Widths of the image's and the text's Tokens."""
     return fusion.config.image_width, fusion.config.text_width
+
+
+def tuning_of(
+    model: PairClassifier | FeatureClassifier,
+    settings: FinetuneSettings,
+    loss: Loss,
+    *,
+    seed: int,
+    items: int,
+    coordinator: Coordinates | None = None,
+) -> Tuning:
+    """Prepare the training of a model of pairs, or of a head on features.
+
+    Args:
+        model: From inputs to logits.
+        settings: Optimiser settings.
+        loss: Of logits and targets.
+        seed: Of dropout, noise and the order of the pairs.
+        items: How many pairs it is trained on.
+        coordinator: Changes gradients before each step; ``None`` leaves them alone.
+    """
+    objective = Objective(
+        loss=loss,
+        groups=model.groups(settings),
+        steps=settings.steps_of(items),
+        warmup_share=settings.warmup_share,
+        seed=seed,
+    )
+    return Tuning(model, objective, accumulate=settings.accumulate, coordinator=coordinator)

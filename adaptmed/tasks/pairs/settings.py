@@ -1,14 +1,10 @@
 """What is tuned for pairs, and on what."""
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
-from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
-from adaptmed.bank import Bank
 from adaptmed.coordination.gradient import ALPHA
 from adaptmed.errors import InputError, sentence
-from adaptmed.files import sha256_of
 from adaptmed.lora import LoRA
 from adaptmed.training.settings import FinetuneSettings
 
@@ -81,7 +77,7 @@ class PairChoices:
             foreign = {"class_weights": "none"}
         for name, usual in foreign.items():
             if getattr(self, name) != usual:
-                expected, fix = f"nothing beside the task {self.task}", "Leave it out."
+                expected, fix = f"an option that the task {self.task} has", "Leave it out."
                 raise InputError(sentence(name, expected=expected, got=getattr(self, name), fix=fix))
         if self.coordination is not None and not self.train_fusion:
             fix = "Train the fusion, or leave --coordinate-gradients out."
@@ -91,19 +87,3 @@ class PairChoices:
     def tunes_encoders(self) -> bool:
         """Whether an encoder runs in the loop."""
         return self.image_lora is not None or self.text_lora is not None
-
-
-def run_config(bank: Bank, run: Path, choices: PairChoices) -> dict[str, object]:
-    """Everything that decides the result of a run, as JSON values."""
-    images, texts = bank.info.images, bank.info.texts
-    return {
-        "command": "finetune",
-        "run": str(run.resolve()),
-        "adaptor_sha256": sha256_of(find_adaptor(run) / TENSOR_FILE),
-        "bank": str(bank.folder.resolve()),
-        "image_token_key": None if images is None else images.token_key,
-        "text_token_key": None if texts is None else texts.token_key,
-        "manifest_sha256": bank.info.manifest_sha256,
-        "rows_sha256": bank.info.rows_file_sha256,
-        **asdict(choices),
-    }

@@ -1,26 +1,114 @@
-"""What a fine-tuning on pairs works on: the model it trains and the pairs that it reads."""
+"""Fine-tuning for what needs both sides of a pair: answers to questions, labels and classes of images with texts."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from jaxtyping import Int
+from torch import nn
 
+from adaptmed.adaptor.frozen import Side
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
+from adaptmed.cohort.division import Division
+from adaptmed.cohort.rows import Reject
 from adaptmed.errors import InputError, sentence
 from adaptmed.layers.draws import step_seed
-from adaptmed.runs.lineage import check_unlabelled
-from adaptmed.runs.same_tokens import check_tokens
+from adaptmed.lora import LoRA
+from adaptmed.tasks.pairs.answers import truncated_questions
 from adaptmed.tasks.pairs.baselines import known
 from adaptmed.tasks.pairs.coordination import COORDINATION, Coordinator, require_streams
-from adaptmed.tasks.pairs.goal import Goal
-from adaptmed.tasks.pairs.model import Beside, PairClassifier, joint_width, pair_head, token_widths
+from adaptmed.tasks.pairs.goal import Goal, goal_of, judged_rows
+from adaptmed.tasks.pairs.head_file import PairHeadFacts, save_pair_head
+from adaptmed.tasks.pairs.model import (
+    Beside,
+    PairClassifier,
+    joint_width,
+    pair_head,
+    token_widths,
+    tuning_of,
+)
 from adaptmed.tasks.pairs.reading import PairReading, frozen_features
-from adaptmed.tasks.pairs.settings import PairChoices
-from adaptmed.tasks.pairs.training import PairTuning
+from adaptmed.tasks.pairs.scores import judge_again, scores_of
+from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
+from adaptmed.tasks.task import Before, How, Noun, Reading
 from adaptmed.training.batches import LabelledImages
 from adaptmed.training.encoders import Online, OnlineEncoders
 from adaptmed.training.trainable import trainable_pair_fusion
+from adaptmed.training.tuning import Tuning, Work, work_on
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is tuned for pairs; see :class:`adaptmed.tasks.pairs.settings.PairChoices`.
+
+    Attributes:
+        choices: The task, how it is tuned, and on what.
+    """
+
+    choices: PairChoices
+    noun: ClassVar[Noun] = "pairs"
+    reads_texts: ClassVar[bool] = True
+    shares_batches: ClassVar[bool] = True
+
+    @property
+    def task(self) -> str:
+        """``answering`` or ``image-text-classification``."""
+        return self.choices.task
+
+    @property
+    def fraction(self) -> float:
+        """Share of the training patients."""
+        return self.choices.fraction
+
+    @property
+    def loras(self) -> Mapping[str, tuple[Side, LoRA | None]]:
+        """LoRA goes to either encoder."""
+        return {"lora": ("image", self.choices.image_lora), "text-lora": ("text", self.choices.text_lora)}
+
+    def config(self) -> dict[str, Any]:
+        """Its choices as JSON values."""
+        return asdict(self.choices)
+
+    def job(self, bank: Bank, adaptor: Adaptor, before: Before) -> "PairJob":
+        """Find the pairs, and refuse what cannot be tuned.
+
+        Raises:
+            InputError: Nothing can be learnt from the fraction, gradients of a fusion with shared layers were to be
+                coordinated, or a batch has fewer pairs than there are processes.
+            OverlapError: A patient is in train and validate, or a test patient was seen.
+        """
+        if self.choices.coordination is not None:
+            require_streams(adaptor.fusion)
+        job = PairJob(bank, adaptor, goal_of(bank, self.choices, before=before.seen), self.choices)
+        _require_shares(job, before.world)
+        return job
+
+    @staticmethod
+    def card(test: Mapping[str, Any]) -> dict[str, float | int | None]:
+        """Accuracy, or the mean AUROC, of every arm."""
+        card: dict[str, float | int | None] = {}
+        arms = {name: found for name, found in test.items() if isinstance(found, dict) and "reason" not in found}
+        for arm, scores in arms.items():
+            measure, found = ("accuracy", scores["overall"]) if "overall" in scores else ("AUROC", None)
+            found = scores["auroc"]["macro"] if found is None else found
+            name = f"test {measure}, {arm.replace('_', ' ')}"
+            card |= {name: found["value"], f"{name}, 95 % from": found["ci_low"], f"{name}, 95 % to": found["ci_high"]}
+        return card
+
+    @staticmethod
+    def test_rows(bank: Bank, name: str) -> Int[np.ndarray, " n"]:
+        """Test pairs with an answer, or with a label or class."""
+        return judged_rows(bank, name)
+
+    @staticmethod
+    def judge_run(run: Path, adaptor: Adaptor, bank: Bank, rows: Int[np.ndarray, " n"], how: How) -> dict[str, Any]:
+        """Score the head of a finished run on the bank's Tokens."""
+        return judge_again(run, adaptor, bank, rows, how)
 
 
 @dataclass(frozen=True)
@@ -29,8 +117,8 @@ class PairJob:
 
     Attributes:
         bank: Tokens of both of the adaptor's encoders.
-        adaptor: Without encoders in memory; ``tuning`` puts what is tuned into it.
-        goal: What is learnt, by whom.
+        adaptor: Without encoders in memory; ``work`` puts what is tuned into it.
+        goal: What is learnt, and from which rows.
         choices: How.
     """
 
@@ -40,6 +128,20 @@ class PairJob:
     choices: PairChoices
 
     @property
+    def rows(self) -> Division:
+        """Train, validation and test pairs."""
+        return self.goal.rows
+
+    @property
+    def rejects(self) -> list[Reject]:
+        """Rows that lack a side, a question or an answer."""
+        return self.goal.rejects
+
+    def label_names(self) -> tuple[str, ...]:
+        """Labels or classes; answers are in the head's file."""
+        return () if self.choices.task == ANSWERING else self.goal.names
+
+    @property
     def reading(self) -> PairReading:
         """How its pairs are read."""
         return PairReading(self.bank, pixels=self.choices.image_lora is not None)
@@ -47,24 +149,34 @@ class PairJob:
     @property
     def train(self) -> LabelledImages:
         """The pairs of the fraction."""
-        rows, choices = self.goal.rows.train, self.choices
+        rows, choices = self.rows.train, self.choices
         seed = choices.seed if choices.settings.augment else None
         return self.reading.pairs(rows, self.goal.targets(rows), seed=seed)
 
     @property
     def judged(self) -> LabelledImages | None:
         """The pairs of the validate split that have a target."""
-        rows = self.goal.rows.validate
+        rows = self.rows.validate
         rows = rows[known(self.goal.targets(rows)).numpy()]
         return self.reading.pairs(rows, self.goal.targets(rows)) if len(rows) else None
 
-    def tuning(self, log_folder: Path | None) -> PairTuning:
-        """Put a fresh head on the adaptor's parts, of which those to be tuned can be trained.
+    def division(self) -> Division:
+        """Train, validation and test rows."""
+        return self.rows
 
-        Args:
-            log_folder: Where the coordination of gradients is written down; ``None`` in all processes but the first.
-        """
+    def network(self) -> nn.Module:
+        """The model that is tuned."""
+        return self.model
+
+    def open(self, out: Path, reading: Reading) -> None:
+        """Everything is in the bank already."""
+        del out, reading
+
+    @cached_property
+    def model(self) -> PairClassifier:
+        """A fresh head on the adaptor's parts, of which those to be tuned can be trained."""
         adaptor, choices, goal = self.adaptor, self.choices, self.goal
+        torch.manual_seed(step_seed(choices.seed, -2))
         if choices.train_fusion:
             example = self.bank.batch(goal.rows.train[:2], torch.float32)
             assert example.image is not None  # these are pairs
@@ -77,18 +189,51 @@ class PairJob:
             torch.manual_seed(step_seed(choices.seed, -1))
             head = pair_head(joint_width(adaptor.fusion), len(goal.names))
         beside = self._beside() if choices.frozen_beside else None
-        model = PairClassifier(adaptor.fusion, head, online=online, beside=beside)
-        coordinator = None
+        return PairClassifier(adaptor.fusion, head, online=online, beside=beside)
+
+    def work(self, log_folder: Path | None) -> Work:
+        """Plan the training; the first process writes the coordination of gradients into the folder."""
+        choices, coordinator = self.choices, None
         if choices.coordination is not None:
             log = None if log_folder is None else log_folder / COORDINATION
-            coordinator = Coordinator.of(model, choices.coordination, goal.score, log=log)
-        settings, items = choices.settings, len(goal.rows.train)
-        return PairTuning(model, settings, goal.loss, seed=choices.seed, items=items, coordinator=coordinator)
+            coordinator = Coordinator.of(self.model, choices.coordination, self.goal.score, log=log)
+        return work_on(self._tuning(coordinator), self.train, self.judged, choices.settings)
+
+    def judge(self, out: Path, device: str) -> dict[str, Any]:
+        """Score the tuned model, and the baselines that are trained for it."""
+        return scores_of(self._tuning(None), self.goal, self.reading, self.choices, self.head_facts, out, device)
+
+    def facts(self) -> dict[str, Any]:
+        """The task, its rows and its outputs."""
+        choices, goal = self.choices, self.goal
+        facts: dict[str, Any] = {"task": choices.task, "left_out_rows": len(goal.rejects), "outputs": len(goal.names)}
+        if choices.task == ANSWERING:
+            facts |= {"answers_from": choices.answers_from, "truncated_questions": truncated_questions(self.bank)}
+        return facts
+
+    @property
+    def head_facts(self) -> PairHeadFacts:
+        """What the head reads and predicts."""
+        goal, fusion = self.goal, self.adaptor.fusion
+        beside = token_widths(fusion) if self.choices.frozen_beside else None
+        return PairHeadFacts(
+            task=self.choices.task, width=joint_width(fusion), names=goal.names, beside=beside, **goal.facts
+        )
+
+    def save_head(self, out: Path) -> None:
+        """Write the head with the names of its logits."""
+        save_pair_head(out, self.model, self.head_facts)
+
+    def _tuning(self, coordinator: Coordinator | None) -> Tuning:
+        choices, items = self.choices, len(self.rows.train)
+        return tuning_of(
+            self.model, choices.settings, self.goal.loss, seed=choices.seed, items=items, coordinator=coordinator
+        )
 
     def _beside(self) -> Beside:
         fusion = self.adaptor.fusion
         beside = Beside(*token_widths(fusion), fusion.width)
-        beside.fit(frozen_features(self.bank, self.goal.rows.train, image=True))
+        beside.fit(frozen_features(self.bank, self.rows.train, image=True))
         return beside
 
     def _online(self) -> OnlineEncoders:
@@ -101,20 +246,13 @@ class PairJob:
         return OnlineEncoders(encoders, replace(online, checkpointing=choices.settings.checkpointing))
 
 
-def check(bank: Bank, adaptor: Adaptor, run: Path, choices: PairChoices) -> None:
-    """Refuse what cannot be tuned together.
-
-    Raises:
-        InputError: The bank has Tokens of other encoders, LoRA is in an encoder already, coordination has no streams,
-            or labels outside the fraction have trained ``run``.
-    """
-    check_tokens(bank, adaptor, run)
-    records = {"lora": adaptor.encoders.image_record, "text-lora": adaptor.encoders.text_record}
-    asked = {"lora": choices.image_lora, "text-lora": choices.text_lora}
-    for option, record in records.items():
-        if asked[option] is not None and record.lora is not None:
-            fix = f"Leave --{option} out: the bank already comes from the tuned encoder."
-            raise InputError(sentence(str(run), expected="an encoder without LoRA", got="LoRA inside it", fix=fix))
-    if choices.coordination is not None:
-        require_streams(adaptor.fusion)
-    check_unlabelled(run, choices.fraction)
+def _require_shares(job: PairJob, world: int) -> None:
+    """Every process must have a pair of every batch."""
+    settings, train, judged = job.choices.settings, len(job.rows.train), job.judged
+    smallest = train // settings.batches_of(train)
+    if judged is not None:
+        smallest = min(smallest, judged.count // -(-judged.count // settings.batch_size))
+    if smallest < world:
+        fix = "Start fewer processes, or pass a larger --batch-size."
+        expected = f"a pair in every batch for each of the {world} processes"
+        raise InputError(sentence("batch_size", expected=expected, got=smallest, fix=fix))

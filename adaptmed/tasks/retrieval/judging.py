@@ -30,7 +30,7 @@ from adaptmed.runs.folder import read_config, read_seen
 from adaptmed.runs.lineage import Lineage
 from adaptmed.runs.processes import device_of
 from adaptmed.runs.same_tokens import check_tokens
-from adaptmed.tasks.pairs.judging import whom
+from adaptmed.tasks.result import test_counts
 from adaptmed.tasks.retrieval.reranking import pair_logits_both_ways, reranked_ranks
 from adaptmed.tasks.retrieval.sets import retrieve
 from adaptmed.training.trainer import Precision
@@ -132,7 +132,7 @@ def judge_retrieval(
         "patient_column": bank.info.has_patients,
         "patients_of_pretraining_known": seen is not None,
         "notes": _notes(command, method, matched=head is not None),
-        "test": whom(bank, rows, overlap=overlap) | {"pairs_of_split": len(every)} | scores,
+        "test": test_counts(bank, rows, noun="pairs", overlap=overlap) | {"pairs_of_split": len(every)} | scores,
     }
 
 

@@ -1,22 +1,18 @@
 """A trained decoder on disk: its tensors, and beside them what it reads, says and was trained with."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from adaptmed.errors import InputError, sentence
-from adaptmed.files import write_tensors, write_text_whole
 from adaptmed.heads.decoders import Decoder, DecoderConfig, build_decoder, from_json, to_json
+from adaptmed.tasks.head_file import load_head, save_head
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 
-FACTS, TENSORS = "decoder.json", "decoder.safetensors"
+NAME = "decoder"
+TENSORS = f"{NAME}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +38,6 @@ class DecoderFacts:
 
 def save_decoder(folder: Path, decoder: nn.Module, facts: DecoderFacts) -> None:
     """Write a decoder; the facts last."""
-    write_tensors(folder / TENSORS, decoder.state_dict())
     found = {
         "decoder": to_json(facts.config),
         "labels": {str(value): name for value, name in facts.labels.items()},
@@ -51,7 +46,7 @@ def save_decoder(folder: Path, decoder: nn.Module, facts: DecoderFacts) -> None:
         "plane": facts.plane,
         "window": facts.window,
     }
-    write_text_whole(folder / FACTS, json.dumps(found, indent=2) + "\n")
+    save_head(folder, NAME, decoder.state_dict(), found)
 
 
 def load_decoder(folder: Path) -> tuple[Decoder, DecoderFacts]:
@@ -60,19 +55,13 @@ def load_decoder(folder: Path) -> tuple[Decoder, DecoderFacts]:
     Raises:
         InputError: There is none, or it is damaged.
     """
-    path = folder / FACTS
-    if not path.is_file():
-        fix = "Name the run folder of `adaptmed finetune --task segmentation`, and run it to its end."
-        raise InputError(sentence(str(folder), expected=f"a decoder in {FACTS}", got="none", fix=fix))
-    try:
-        found = json.loads(path.read_text())
-        facts = _facts(found)
-        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and replaced
-            decoder = build_decoder(facts.config)
-        decoder.load_state_dict(load_file(folder / TENSORS))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        got, fix = f"{type(error).__name__}: {str(error)[:200]}", "Run `adaptmed finetune` again into another --out."
-        raise InputError(sentence(str(path), expected="a whole decoder", got=got, fix=fix)) from error
+    return load_head(folder, NAME, _built, task="segmentation")
+
+
+def _built(found: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Decoder, DecoderFacts]:
+    facts = _facts(found)
+    decoder = build_decoder(facts.config)
+    decoder.load_state_dict(dict(tensors))
     return decoder.eval(), facts
 
 

@@ -104,7 +104,7 @@ def find_masks(
         bank: With image Tokens; its manifest and the files that this names must still be there.
         folder: Where ``masks.npy``, ``masks.json`` and ``rejects.jsonl`` are kept: about two bytes per pixel of input.
         labels: Value → name of what may stand in masks; ``None`` takes every value in the masks of ``train``.
-        splits: Those whose masks are laid out.
+        splits: Those whose masks are laid out; none at all to judge a decoder that was trained elsewhere.
         progress: Called with what is being done, masks done and all masks.
 
     Raises:
@@ -120,9 +120,10 @@ def find_masks(
         write_text_whole(folder / FACTS, json.dumps(facts) + "\n")
     values = {int(row): tuple(found) for row, found in facts["values"].items()}
     train = [values[row] for row in bank.subset("train").tolist() if row in values]
-    _require_some(bank, train, facts["rejects"])
+    if splits:
+        _require_some(bank, train, facts["rejects"])
     known = labels_of(value for found in train for value in found) if labels is None else {0: BACKGROUND, **labels}
-    if labels is not None:
+    if labels is not None and splits:
         labels_of(value for found in train for value in found)
     values, others = _within(bank, values, known)
     rejects = [*facts["rejects"], *others]

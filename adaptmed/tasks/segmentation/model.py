@@ -45,6 +45,10 @@ class Windows:
         )
 
 
+Read = tuple[list[Tensor], tuple[int, ...], Tensor | None]
+"""Feature maps, the sides of the output, and pixels where the decoder reads them."""
+
+
 class Segmenter(nn.Module):
     """A decoder on frozen features; parts in which nothing trains stay as they are.
 
@@ -73,11 +77,19 @@ class Segmenter(nn.Module):
 
     def forward(self, windows: Windows) -> Float[Tensor, "batch class *size"]:
         """Return logits in fp32 at the size of the encoder's input; volumes have their slices before the rows."""
+        return self.logits(self.read(windows))
+
+    def read(self, windows: Windows) -> Read:
+        """Return what the decoder reads."""
         pixels, size = windows.pixels, windows.size
         if pixels is not None and windows.depth is not None:
             pixels = stack_slices(pixels, windows.depth)
         sides = size if windows.depth is None else (windows.depth, *size)
-        return self.decoder(self.maps(windows), sides, pixels).float()
+        return self.maps(windows), sides, pixels
+
+    def logits(self, read: Read) -> Float[Tensor, "batch class *size"]:
+        """Return logits of what the decoder reads, in fp32."""
+        return self.decoder(*read).float()
 
     def maps(self, windows: Windows) -> list[Float[Tensor, "batch _channel *_grid"]]:
         """Return the feature maps the decoder reads: taps, and last the fused grid."""

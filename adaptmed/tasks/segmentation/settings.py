@@ -10,6 +10,7 @@ from torch import Tensor
 from adaptmed.errors import InputError, sentence
 from adaptmed.heads.decoders import NEEDS
 from adaptmed.heads.decoders.config import Kind
+from adaptmed.lora import LoRA
 from adaptmed.objectives.overlap import dice_cross_entropy, dice_focal, paper_dice_focal
 
 Loss = Literal["dice-cross-entropy", "dice-focal", "paper"]
@@ -99,3 +100,27 @@ class SegmentationSettings:
     def windows_per_batch(self) -> int:
         """Windows of volumes per step."""
         return max(1, self.batch_size // self.window_slices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskChoices:
+    """What is tuned for masks, and on what.
+
+    Attributes:
+        settings: How the decoder is trained.
+        lora: Fresh LoRA inside the image encoder, which then runs in the loop on pictures that are changed at random
+            with their masks; ``None`` leaves the encoder alone and reads the bank.
+        train_fusion: Whether the fusion learns too.
+        labels: Value → name of what may stand in masks; ``None`` takes all that stand in those of ``train``.
+        fraction: Share of the training patients with masks, chosen as in a study.
+        seed: Of the fraction, fresh weights, the order and random changes.
+        allow_overlap: Go on although test patients were seen in pre-training; the results say so.
+    """
+
+    settings: SegmentationSettings
+    lora: LoRA | None = None
+    train_fusion: bool = False
+    labels: Mapping[int, str] | None = None
+    fraction: float = 1.0
+    seed: int = 0
+    allow_overlap: bool = False

@@ -15,7 +15,7 @@ from adaptmed.bank import Bank
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
 from adaptmed.runs.folder import BEST, LAST, read_metrics
-from adaptmed.tasks.head_file import load_head
+from adaptmed.tasks.classification.head_file import load_label_head
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from adaptmed.training.settings import FinetuneSettings
 from tests.labelled_pictures import make_labelled_bank, pretrain_shortly
@@ -203,7 +203,7 @@ def test_with_everything_frozen_the_probe_is_the_result(bank, run, tmp_path):
     assert result["test"]["tuned"]["auroc"] == result["test"]["probe"]["auroc"]
     assert result["kept"] == {}
     assert not (tmp_path / "out" / "checkpoints").exists()
-    assert load_head(tmp_path / "out")[1].names == ("high", "low")
+    assert load_label_head(tmp_path / "out")[1].names == ("high", "low")
 
 
 def test_the_best_validated_epoch_is_kept_else_the_last(bank, run, tmp_path):
@@ -223,11 +223,11 @@ def test_the_best_validated_epoch_is_kept_else_the_last(bank, run, tmp_path):
 def test_the_papers_head_is_tuned_and_read_again(bank, run, tmp_path):
     settings = replace(SHORT, hidden=12, epochs=1)
     tune(bank, run, tmp_path / "out", settings=settings, train_fusion=False)
-    head, facts = load_head(tmp_path / "out")
+    head, facts = load_label_head(tmp_path / "out")
     assert (facts.hidden, facts.variant) == (12, "embedding")
     assert head(torch.zeros(2, facts.width)).shape == (2, 2)
     with pytest.raises(InputError, match=r"a head in head\.json, but got none"):
-        load_head(run)
+        load_label_head(run)
 
 
 @pytest.mark.parametrize(

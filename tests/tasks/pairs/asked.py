@@ -11,9 +11,11 @@ from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank, BankInfo, Plan, TokenSource
 from adaptmed.bank.seal import seal
 from adaptmed.bank.write import begin, write_image_shard, write_text_shard
-from adaptmed.tasks.pairs.finetune import finetune_pairs
+from adaptmed.tasks.finetune import finetune
 from adaptmed.tasks.pairs.settings import PairChoices
+from adaptmed.tasks.pairs.task import Pairs
 from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.trainer import RunOptions
 from adaptmed.types import Preprocessing, TokenIds, Tokens
 
 HALF = (0.5, 0.5, 0.5)
@@ -80,8 +82,8 @@ def save_adaptor(bank: Bank, folder: Path, *, fusion: str = "co", dropout: float
 
 
 def tune(bank, run, out, *, callbacks=(), every=1, settings=SETTINGS, task="answering", **choices):
-    options = {"device": "cpu", "checkpoint_every": every, "callbacks": callbacks}
-    return finetune_pairs(bank, run, out, PairChoices(task=task, settings=settings, **choices), **options)
+    options = RunOptions(device="cpu", checkpoint_every=every, callbacks=callbacks)
+    return finetune(bank, run, out, Pairs(PairChoices(task=task, settings=settings, **choices)), options)
 
 
 def with_answers(bank: Bank, rows: np.ndarray, answers: list[str] | str) -> Bank:

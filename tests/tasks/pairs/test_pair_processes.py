@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError
 from adaptmed.runs.processes import Processes
-from adaptmed.tasks.pairs import finetune
+from adaptmed.tasks import finetune
 from tests.online_bank import write_online_bank
 from tests.short_training import drop_seconds
 from tests.tasks.pairs.asked import save_adaptor, tune, write_asked_bank

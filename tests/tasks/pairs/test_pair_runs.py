@@ -17,10 +17,11 @@ from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.lora import LoRA
 from adaptmed.runs.folder import read_metrics, write_seen
-from adaptmed.tasks.pairs.evaluate import evaluate
+from adaptmed.tasks.evaluate import evaluate
 from adaptmed.tasks.pairs.head_file import load_pair_head
 from adaptmed.tasks.pairs.model import Beside, PairClassifier, token_widths
 from adaptmed.tasks.pairs.settings import Coordination
+from adaptmed.tasks.task import How
 from tests.online_bank import write_online_bank
 from tests.runs.test_killed import MOMENTS, SendAt
 from tests.short_training import StopAfter, drop_seconds, weights
@@ -34,6 +35,8 @@ KILLED = {
     "image_lora": LoRA(rank=2, dropout=0.1),
     "text_lora": LoRA(rank=2),
 }  # 3 steps of two batches an epoch
+
+CPU = How(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +165,7 @@ def test_labels_and_classes_of_pairs_are_judged_beside_heads_on_frozen_features(
     assert load_pair_head(tmp_path / "out")[2].names == names
     if classes:
         assert test["tuned"]["auroc"]["labels"]["unclear"]["reason"] == "no row of this class in the fraction"
-    again = evaluate(tmp_path / "out", bank, device="cpu")["test"]
+    again = evaluate(tmp_path / "out", bank, how=CPU)["test"]
     assert again["tuned"] == test["tuned"]
     assert json.loads((tmp_path / "out" / "evaluation-bank.json").read_text())["test"] == again
 
@@ -176,7 +179,7 @@ def test_the_saved_head_and_adaptor_give_the_judged_answers(bank, tuned):
     right = facts.vocabulary.numbers(bank.rows["answer"].iloc[bank.subset("test")]) == said
     test = json.loads((tuned / "metrics.json").read_text())["test"]
     assert right.double().mean().item() == pytest.approx(test["tuned"]["overall"]["value"])
-    again = evaluate(tuned, bank, device="cpu", out=tuned.parent / "again.json")
+    again = evaluate(tuned, bank, how=CPU, out=tuned.parent / "again.json")
     assert again["test"]["tuned"] == test["tuned"]
     assert again["test"]["majority"] == test["majority"]
     assert json.loads((tuned.parent / "again.json").read_text()) == again
@@ -198,8 +201,8 @@ def test_patients_of_pre_training_may_be_trained_on_but_not_judged(bank, tmp_pat
     allowed = tune(bank, run, tmp_path / "allowed", allow_overlap=True, settings=replace(SETTINGS, epochs=1))
     assert allowed["test"]["patients_seen_in_training"] == 1
     with pytest.raises(OverlapError, match="1 that were seen"):
-        evaluate(tmp_path / "allowed", bank, device="cpu")
-    found = evaluate(tmp_path / "allowed", bank, device="cpu", allow_overlap=True)
+        evaluate(tmp_path / "allowed", bank, how=CPU)
+    found = evaluate(tmp_path / "allowed", bank, how=CPU, allow_overlap=True)
     assert found["test"]["patients_seen_in_training"] == 1
 
 
@@ -210,16 +213,16 @@ def test_a_fraction_after_labels_were_read_is_refused(bank, tuned, tmp_path):
 
 def test_another_banks_tokens_and_other_runs_are_refused_by_evaluate(bank, run, tuned, online, tmp_path):
     with pytest.raises(InputError, match=r"which .* was trained on"):
-        evaluate(tuned, online[0], device="cpu")
+        evaluate(tuned, online[0], how=CPU)
     with pytest.raises(InputError, match=r"a finished run of `adaptmed finetune` for answering.*but got one of none"):
-        evaluate(run, bank, device="cpu")
+        evaluate(run, bank, how=CPU)
     (tmp_path / "config.json").write_text(json.dumps({"command": "finetune", "task": "answering"}))
     with pytest.raises(InputError, match="one that has not ended"):
-        evaluate(tmp_path, bank, device="cpu")
+        evaluate(tmp_path, bank, how=CPU)
     empty = Bank.open(bank.folder)
     empty.rows.loc[empty.rows["split"] == "test", "answer"] = ""
     with pytest.raises(InputError, match="a test row to judge, but got none"):
-        evaluate(tuned, empty, device="cpu")
+        evaluate(tuned, empty, how=CPU)
 
 
 def test_trained_weights_move(run, tuned):
@@ -248,4 +251,4 @@ def test_without_it_the_head_reads_the_fusion_alone(bank, run, tmp_path):
     _, beside, facts = load_pair_head(tmp_path / "out")
     assert beside is None
     assert facts.beside is None
-    assert evaluate(tmp_path / "out", bank, device="cpu")["test"]["tuned"]
+    assert evaluate(tmp_path / "out", bank, how=CPU)["test"]["tuned"]

@@ -225,9 +225,9 @@ def test_a_fusion_with_shared_layers_is_refused(bank, tmp_path, fusion):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"class_weights": "balanced"}, "`class_weights`: expected nothing beside the task answering"),
-        ({"task": TEXT_AND_IMAGE, "loss": "cross-entropy"}, "`loss`: expected nothing beside the task image-text"),
-        ({"task": TEXT_AND_IMAGE, "answers_from": "all"}, "`answers_from`: expected nothing beside"),
+        ({"class_weights": "balanced"}, "`class_weights`: expected an option that the task answering"),
+        ({"task": TEXT_AND_IMAGE, "loss": "cross-entropy"}, "`loss`: expected an option that the task image-text"),
+        ({"task": TEXT_AND_IMAGE, "answers_from": "all"}, "`answers_from`: expected an option that the task"),
         ({"coordination": QUIET, "train_fusion": False}, "a fusion that is trained, but got a frozen one"),
     ],
 )

@@ -244,7 +244,7 @@ def test_a_run_that_labels_have_trained_is_tuned_on_all_of_them_only(pictures, r
 
 
 def test_several_processes_are_refused(pictures, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("adaptmed.tasks.segmentation.task.join", lambda _: Processes(0, 2))
+    monkeypatch.setattr("adaptmed.tasks.finetune.join", lambda _: Processes(0, 2))
     with pytest.raises(InputError, match="`processes`: expected one, but got 2"):
         tune(pictures, run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -272,7 +272,7 @@ def test_options_that_say_nothing_for_masks_are_refused(pictures, run, tmp_path,
         )
     assert stop.value.code == 1
     name = words[0].removeprefix("--").removeprefix("no-")
-    assert f"`{name}`: expected nothing beside --task segmentation" in capsys.readouterr().err
+    assert f"`{name}`: expected an option that --task segmentation has" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["dpt", "unetr"])

@@ -18,7 +18,8 @@ from adaptmed.tasks.segmentation.masks import find_masks
 from adaptmed.tasks.segmentation.model import Segmenter, fit_entrance
 from adaptmed.tasks.segmentation.reading import Examples, Wanted, WindowReader
 from adaptmed.tasks.segmentation.shapes import shape_for
-from adaptmed.tasks.segmentation.training import SegmentationTask, start, train
+from adaptmed.tasks.segmentation.training import start, work_of
+from adaptmed.training.tuning import fit
 from tests.masked_images import HIGH, QUICK, write_pictures
 
 ALL = Wanted(tokens=True, taps=True, pixels=True)
@@ -125,13 +126,14 @@ def test_it_learns_bright_squares(embedded, run, tmp_path):
     masks, settings = find_masks(bank, tmp_path / "masks"), replace(QUICK, steps=80, channels=8, learning_rate=1e-2)
     model, rows = segmenter(bank, run, classes=2).train(), masks.rows("train")
     examples = Examples(WindowReader(bank, Wanted()), masks, rows, 1, seed=0)
-    task, batch = SegmentationTask(model, settings, seed=0), examples.batch(np.arange(len(rows)), 0)
+    work, (windows, truth) = work_of(model, examples, None, settings, seed=0), examples.batch(np.arange(len(rows)), 0)
+    loss = work.tuning.objective.loss
     with torch.no_grad():
-        before = task.training_step(batch, 0)
-    train(model, examples, settings, seed=0, device="cpu")
+        before = loss(model(windows), truth)
+    fit(work, "cpu")
     assert not model.training
     with torch.no_grad():
-        after = task.training_step(batch, 0)
+        after = loss(model(windows), truth)
     assert after < 0.5 * before
     found = score_model(model, examples.reader, masks, masks.rows("test").tolist(), settings, device="cpu")
     assert np.nanmean(found[:, 0, list(METRICS).index("dice_positives")]) > 0.5
@@ -142,7 +144,7 @@ def test_training_is_the_same_for_the_same_seed_and_another_for_another(pictures
     def trained(seed):
         model = segmenter(pictures, run)
         examples = Examples(WindowReader(pictures, Wanted()), masks, masks.rows("train"), 1, seed=seed)
-        train(model, examples, QUICK, seed=seed, device="cpu")
+        fit(work_of(model, examples, None, QUICK, seed=seed), "cpu")
         return model.decoder.state_dict()
 
     one, again, other = trained(0), trained(0), trained(1)
@@ -155,7 +157,7 @@ def test_a_loss_that_is_no_number_stops_the_training(pictures, run, masks):
     torch.nn.init.constant_(next(p for p in model.decoder.parameters() if p.ndim > 2), float("nan"))
     examples = Examples(WindowReader(pictures, Wanted()), masks, masks.rows("train"), 1, seed=0)
     with pytest.raises(NonFiniteLossError, match="`loss at step 0`: expected a finite number, but got nan"):
-        train(model, examples, QUICK, seed=0, device="cpu")
+        fit(work_of(model, examples, None, QUICK, seed=0), "cpu")
 
 
 def test_a_fusion_without_a_grid_is_refused(pictures, run):
