@@ -214,7 +214,9 @@ def test_a_fraction_after_labels_were_read_is_refused(bank, tuned, tmp_path):
 def test_another_banks_tokens_and_other_runs_are_refused_by_evaluate(bank, run, tuned, online, tmp_path):
     with pytest.raises(InputError, match=r"which .* was trained on"):
         evaluate(tuned, online[0], how=CPU)
-    with pytest.raises(InputError, match=r"a finished run of `adaptmed finetune` for answering.*but got one of none"):
+    with pytest.raises(
+        InputError, match=r"a finished run of `adaptmed finetune` for classification.*but got no run of adaptmed"
+    ):
         evaluate(run, bank, how=CPU)
     (tmp_path / "config.json").write_text(json.dumps({"command": "finetune", "task": "answering"}))
     with pytest.raises(InputError, match="one that has not ended"):
