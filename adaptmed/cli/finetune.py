@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from adaptmed.cli.finetune_masks import finetune_masks
 from adaptmed.cli.finetune_options import refuse_foreign, require_coordination
 from adaptmed.cli.finetune_pairs import finetune_pairs
-from adaptmed.cli.study import estimate
+from adaptmed.cli.show import estimate
 from adaptmed.errors import InputError, sentence
 
 
