@@ -98,7 +98,7 @@ def _segmentation(shared: dict[str, Any], masks: MaskStudyOptions) -> Callable[.
     from adaptmed.tasks.segmentation.settings import SegmentationSettings
 
     steps = {} if masks.steps is None else {"steps": masks.steps}
-    training = SegmentationSettings(decoder=masks.decoder or "image-concat", **steps)
+    training = SegmentationSettings(decoder=masks.decoder or "image-concat", **steps)  # type: ignore[arg-type]
     rates = (3e-3,) if masks.learning_rates is None else masks.learning_rates
     labels = parse_labels(masks.mask_labels) if masks.mask_labels else None
     settings = SegmentationStudy(**shared, training=training, learning_rates=rates, labels=labels)
