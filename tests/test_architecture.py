@@ -27,7 +27,7 @@ STEP = {room: number for number, rooms in enumerate(STEPS) for room in rooms.spl
 DOORS = {
     "timm": ["encoders/_timm.py"],
     "open_clip": ["encoders/_open_clip.py"],
-    "transformers": ["encoders/_transformers.py"],
+    "transformers": ["encoders/_transformers.py", "encoders/_quiet.py"],
     "onnx": ["encoders/bundled.py"],
     "peft": ["lora/*"],
     "lightning": ["training/*", "pretraining/*", "tasks/*"],

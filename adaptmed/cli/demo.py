@@ -23,6 +23,7 @@ def demo(
     from rich.console import Console
 
     from adaptmed.cli.embed import embed
+    from adaptmed.cli.options import EncoderOptions
     from adaptmed.cli.phantom import phantom
     from adaptmed.cli.pretrain import pretrain
     from adaptmed.cli.study import study
@@ -33,7 +34,8 @@ def demo(
     console.rule("2 of 4: embed with frozen encoders")
     bank, run, judged = out / "bank", out / "run", out / "study"
     manifest = out / "phantom" / "manifest.csv"
-    embed(manifest, image_encoder="bundled:dinov2-small", text_encoder="bundled:minilm-l6", out=bank)
+    encoders = EncoderOptions(image_encoder="bundled:dinov2-small", text_encoder="bundled:minilm-l6")
+    embed(manifest, out=bank, encoders=encoders)
     console.rule("3 of 4: pre-train the fusion")
     pretrain(bank, out=run, epochs=epochs, seed=seed)
     console.rule("4 of 4: study 1 %, 10 % and 100 % of the labels")

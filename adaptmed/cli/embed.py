@@ -1,49 +1,34 @@
 """``adaptmed embed``: images and texts through the frozen encoders into a bank."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import Parameter
-
+from adaptmed.cli.options import ColumnOptions, EncoderOptions, StoredOptions, VolumeOptions
 from adaptmed.errors import BankError, InputError, sentence
 
 if TYPE_CHECKING:
     from adaptmed.adaptor.frozen import FrozenEncoders
-    from adaptmed.bank import Bank, BankInfo
+    from adaptmed.bank import Bank, BankInfo, Layout
     from adaptmed.data.manifest import Manifest
     from adaptmed.embedding.embed import EmbedOptions
     from adaptmed.types import ImageEncoder, TextEncoder
+
+_ENCODERS, _STORED, _VOLUMES, _COLUMNS = EncoderOptions(), StoredOptions(), VolumeOptions(), ColumnOptions()
 
 
 def embed(
     manifest: Path | None = None,
     *,
     out: Path,
-    image_encoder: str | None = None,
-    text_encoder: str | None = None,
-    adaptor: Path | None = None,
-    image_size_px: int | None = None,
-    fit: Literal["crop", "pad", "squash"] | None = None,
-    max_tokens: int | None = None,
-    layout: Literal["grid", "all", "pooled"] | None = None,
-    grid: int | None = None,
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+    encoders: EncoderOptions = _ENCODERS,
+    stored: StoredOptions = _STORED,
+    volumes: VolumeOptions = _VOLUMES,
+    columns: ColumnOptions = _COLUMNS,
     precision: Literal["bf16", "fp32"] = "bf16",
     batch_size: int = 64,
-    shard_size: int | None = None,
-    taps: int = 0,
-    pixels: bool | None = None,
-    masked_views: int = 0,
-    mask_ratio: float = 0.75,
-    plane: Literal["axial", "coronal", "sagittal"] = "axial",
-    window: tuple[float, float] | None = None,
     workers: int | None = None,
     device: str = "auto",
-    labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
-    class_column: str | None = None,
-    uncertain: Literal["ignore", "zero", "one"] | None = None,
-    text_column: Literal["text", "question"] | None = None,
     strict: bool = False,
     verify: bool = False,
 ) -> None:
@@ -59,42 +44,14 @@ def embed(
             question, answer, ... Its images are pictures (PNG, JPEG, DICOM), or volumes (NIfTI, or the folder of a
             DICOM series), whose slices are encoded one by one. Not needed with --verify.
         out: Folder of the bank.
-        image_encoder: For example bundled:dinov2-small or timm:vit_small_patch14_dinov2.lvd142m. Without it no image
-            tokens are stored.
-        text_encoder: For example bundled:minilm-l6 or hf:emilyalsentzer/Bio_ClinicalBERT. Without it no text tokens
-            are stored.
-        adaptor: Run folder or saved adaptor: take its encoders with the LoRA inside, instead of naming them, and its
-            fit, longest text and layout where they are not given here.
-        image_size_px: Side of the encoder's input in pixels; the encoder's own by default.
-        fit: How an image becomes square: crop its longer side, pad its shorter side, or squash; the encoder's own way
-            by default.
-        max_tokens: Where texts are cut; the encoder's limit or 256 by default, whichever is smaller.
-        layout: Which image tokens are kept: a small grid of means and the prefix tokens (the default), all of them, or
-            only the pooled vector (of texts too).
-        grid: Side of that small grid, 8 by default. An encoder with a smaller grid keeps its own. With --masked-views
-            the default is the largest side up to 8 whose cells are whole blocks of the encoder's patches: 7 of a grid
-            of 14, 8 of 16 and of 24.
-        dtype: Number format on disk.
+        encoders: Which frozen encoders, and how inputs are made to fit them.
+        stored: What the bank keeps.
+        volumes: How volumes become slices.
+        columns: Which columns are read.
         precision: Of the computation: bf16 mixed precision, or exact fp32.
         batch_size: Items per forward pass.
-        shard_size: Images or texts per file; what an interruption can lose at most. 256 by default, or 4 volumes.
-        taps: Feature maps for the decoders of segmentation: 4 stores the three shallow ones, at their full resolution;
-            the fused grid takes the place of the deepest. 0 stores none.
-        pixels: Store what the encoder sees of each image in 8 bits, for decoders that read it and for masked
-            pre-training that predicts it; by default of volumes and with --masked-views, not of other pictures.
-        masked_views: For masked pre-training: passes of every picture of which the encoder sees a part only; 4 stores
-            four, each with other cells hidden. Vision transformers can do so, CNNs cannot.
-        mask_ratio: Share of the cells that a masked view hides.
-        plane: Of the slices that are encoded of volumes.
-        window: Level and width that volumes are shown with, in their own units: 40 400 shows soft tissue of CT,
-            -600 1500 the lung. By default from the 0.5th to the 99.5th percentile of each volume.
         workers: Threads that read images; one per core up to 8 by default.
         device: auto, cpu, cuda, cuda:1, ... or mps.
-        labels: Label columns; by default all columns with only 0, 1 and blank.
-        class_column: Column whose values are class names.
-        uncertain: What a -1 in a label column means: ignore it, or read it as zero or one.
-        text_column: What the text encoder reads: the text, or the question of a table for answering questions. By
-            default the text where the table has one.
         strict: Stop at the first unreadable image instead of leaving it out, or at one that was left out before.
         verify: Compute nothing, only check every file of the bank in --out against its hash.
     """
@@ -104,51 +61,48 @@ def embed(
     if manifest is None:
         fix = "Pass it as the first argument, or --verify to check the bank in --out."
         raise InputError(sentence("manifest", expected="the path of a table", got="none", fix=fix))
-    from adaptmed.adaptor.masked import whole_cells
-    from adaptmed.bank import Layout
     from adaptmed.data.manifest import Manifest
     from adaptmed.embedding.embed import EmbedOptions
-    from adaptmed.encoders import load_image_encoder, load_text_encoder, patch_grid
     from adaptmed.runs.lineage import Lineage
     from adaptmed.runs.processes import join
 
-    kept = Layout()
-    if adaptor is not None:
-        encoders = _encoders_of(adaptor, named=image_encoder or text_encoder or image_size_px)
-        images, texts, kept = encoders.image, encoders.text, Layout.parse(encoders.layout)
-        inputs = encoders.image_record.preprocessing
-        fit = inputs.fit if fit is None and inputs is not None else fit
-        max_tokens = max_tokens or encoders.text_record.max_tokens
-    else:
-        images = None if image_encoder is None else load_image_encoder(image_encoder, image_size_px=image_size_px)
-        texts = None if text_encoder is None else load_text_encoder(text_encoder)
-    stored = Layout(layout or kept.kind, kept.size if grid is None else grid)
-    if masked_views and images is not None and stored.kind == "grid" and grid is None and adaptor is None:
-        stored = whole_cells(patch_grid(images, images.preprocessing.image_size_px))
-    options = EmbedOptions(
-        layout=stored,
-        dtype=dtype,
-        precision=precision,
-        max_tokens=max_tokens,
-        fit=fit,
-        batch_size=batch_size,
-        shard_size=shard_size,
-        device=device,
-        strict=strict,
-        taps=taps,
-        pixels=pixels,
-        masked_views=masked_views,
-        mask_ratio=mask_ratio,
-        plane=plane,
-        window=window,
-    )
-    options = options if workers is None else replace(options, workers=workers)
-    table = Manifest.read(
-        manifest, labels=tuple(labels), class_column=class_column, uncertain=uncertain, text_column=text_column
-    )
+    images, texts, layout, inputs = _loaded(encoders, stored)
+    kept = {name: value for name, value in asdict(stored).items() if name not in ("layout", "grid")}
+    computed = {"precision": precision, "batch_size": batch_size, "device": device, "strict": strict}
+    computed |= {} if workers is None else {"workers": workers}
+    options = EmbedOptions(layout=layout, **inputs, **kept, **asdict(volumes), **computed)  # type: ignore[arg-type]
+    table = Manifest.read(manifest, **asdict(columns))
     _run(table, images, texts, out, options)
-    if adaptor is not None:
+    if (adaptor := encoders.adaptor) is not None:
         join(device).agreed(lambda: Lineage.of_run(adaptor).keep(out))
+
+
+def _loaded(
+    asked: EncoderOptions, stored: StoredOptions
+) -> "tuple[ImageEncoder | None, TextEncoder | None, Layout, dict[str, Any]]":
+    """Load both encoders; return them with the layout of the bank, and how inputs are fitted and cut."""
+    from adaptmed.adaptor.masked import whole_cells
+    from adaptmed.bank import Layout
+    from adaptmed.encoders import load_image_encoder, load_text_encoder, patch_grid
+
+    if asked.adaptor is not None:
+        named = asked.image_encoder or asked.text_encoder or asked.image_size_px
+        frozen = _encoders_of(asked.adaptor, named=named)
+        kept, facts = Layout.parse(frozen.layout), frozen.image_record.preprocessing
+        fit = facts.fit if asked.fit is None and facts is not None else asked.fit
+        inputs = {"fit": fit, "max_tokens": asked.max_tokens or frozen.text_record.max_tokens}
+        return frozen.image, frozen.text, _layout(stored, kept), inputs
+    name, text, size_px = asked.image_encoder, asked.text_encoder, asked.image_size_px
+    images = None if name is None else load_image_encoder(name, image_size_px=size_px)
+    texts = None if text is None else load_text_encoder(text)
+    layout = _layout(stored, Layout())
+    if stored.masked_views and images is not None and layout.kind == "grid" and stored.grid is None:
+        layout = whole_cells(patch_grid(images, images.preprocessing.image_size_px))
+    return images, texts, layout, {"fit": asked.fit, "max_tokens": asked.max_tokens}
+
+
+def _layout(stored: StoredOptions, kept: "Layout") -> "Layout":
+    return replace(kept, kind=stored.layout or kept.kind, size=kept.size if stored.grid is None else stored.grid)
 
 
 def _encoders_of(adaptor: Path, *, named: object) -> "FrozenEncoders":

@@ -300,7 +300,7 @@ def print_result(result: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from adaptmed.cli.study import estimate
+    from adaptmed.cli.show import estimate
 
     console = Console(soft_wrap=True, highlight=False)
     for caution in _cautions(result):

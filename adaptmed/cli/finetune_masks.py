@@ -33,7 +33,7 @@ def print_masks(result: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from adaptmed.cli.study import estimate
+    from adaptmed.cli.show import estimate
     from adaptmed.study.report.tables import NAMES
 
     console = Console(soft_wrap=True, highlight=False, markup=False)

@@ -161,9 +161,10 @@ def _bank_of(
         fix = "Name both, or pass a bank that `adaptmed embed` wrote."
         raise InputError(sentence(str(source), expected=expected, got=", ".join(named) or "neither", fix=fix))
     from adaptmed.cli.embed import embed
+    from adaptmed.cli.options import EncoderOptions
 
-    encoders: dict[str, Any] = {"image_encoder": image_encoder, "text_encoder": text_encoder}
-    embed(source, out=out, **encoders, precision=precision, device=device)
+    encoders = EncoderOptions(image_encoder=image_encoder, text_encoder=text_encoder)
+    embed(source, out=out, encoders=encoders, precision=precision, device=device)
     return out
 
 

@@ -42,7 +42,7 @@ def print_retrieval(result: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from adaptmed.cli.study import estimate
+    from adaptmed.cli.show import estimate
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for caution in _cautions(result):

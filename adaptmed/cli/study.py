@@ -1,13 +1,16 @@
 """``adaptmed study``: what a pre-trained adaptor is worth at 1 %, 10 % and 100 % of the labels."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from adaptmed.errors import InputError, sentence
+from adaptmed.cli.options import MaskStudyOptions, TunedOptions, refuse_foreign_to_study
+from adaptmed.cli.show import print_table
+
+_TUNED, _MASKS = TunedOptions(), MaskStudyOptions()
 
 
 def study(
@@ -15,17 +18,12 @@ def study(
     out: Path,
     adaptor: list[Path] | None = None,
     task: Literal["classification", "segmentation"] = "classification",
-    tuned_bank: list[Path] | None = None,
-    tuned_adaptor: list[Path] | None = None,
+    lora: TunedOptions = _TUNED,
+    masks: MaskStudyOptions = _MASKS,
     fractions: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (0.01, 0.1, 1.0),
     seeds: int | None = None,
     arms: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=False)] = (),
     prompts: Path | None = None,
-    decoder: Literal["image-concat", "dpt", "unetr", "unet"] = "image-concat",
-    mask_labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = (),
-    steps: int | None = None,
-    learning_rates: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (3e-3,),
-    device: str = "auto",
     replicates: int = 1000,
     examples: bool = True,
     allow_overlap: bool = False,
@@ -45,9 +43,8 @@ def study(
         adaptor: Run folder of `adaptmed pretrain` (or a saved adaptor); repeat it once per bank, in the same order.
             Segmentation can do without: its arms are then empty, unet and frozen.
         task: What is studied.
-        tuned_bank: For the arms with LoRA: what `adaptmed embed m.csv --adaptor RUN` wrote of the same table; repeat it
-            once per bank, in the same order.
-        tuned_adaptor: The run of each tuned bank, in the same order.
+        lora: Tuned banks with their runs.
+        masks: How the arms of a study of masks are trained.
         fractions: Shares of the labelled training patients, above 0 and at most 1.
         seeds: How many seeds; each chooses another fraction. 5 by default, for segmentation 3.
         arms: Contenders: frozen, adaptor-untrained, "text-informed probe", adaptor, adaptor-trained; with a tuned bank
@@ -56,13 +53,6 @@ def study(
             last two by default. For segmentation: empty (predicts nothing), unet (from scratch), frozen, adaptor,
             adaptor-trained; with a tuned bank adaptor+lora; on request adaptor-untrained.
         prompts: JSON file with zero-shot prompts per label, instead of generic ones.
-        decoder: For segmentation: image-concat reads any bank; dpt and unetr (transformers) and unet (CNNs) read one
-            that was embedded with --taps 4.
-        mask_labels: Names of mask values, for example 1=effusion 2=nodule; by default the values in the masks of
-            `train`. 0 is background.
-        steps: Optimiser steps of every trained arm; 300 by default.
-        learning_rates: Rates that every trained arm tries, chosen between inside the fraction.
-        device: For segmentation: auto, cpu or cuda.
         replicates: Bootstrap replicates behind every interval.
         examples: Show pictures and report texts in the report; --no-examples makes a report that may be shared.
         allow_overlap: Judge although test patients were seen in pre-training; the report says so.
@@ -73,13 +63,11 @@ def study(
 
     from adaptmed.bank import Bank
 
-    tuned = _tuned(tuned_bank or [], tuned_adaptor or [])
+    refuse_foreign_to_study(task, masks, prompts)
+    tuned = lora.pairs()
     shared: dict[str, Any] = {"fractions": tuple(fractions), "arms": tuple(arms) or None, "replicates": replicates}
     shared |= {"allow_overlap": allow_overlap} | ({} if seeds is None else {"seeds": seeds})
-    if task == "segmentation":
-        run = _segmentation(shared, decoder, mask_labels, steps, learning_rates, device)
-    else:
-        run = _classification(shared, prompts)
+    run = _segmentation(shared, masks) if task == "segmentation" else _classification(shared, prompts)
     console = Console()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console) as bar:
@@ -103,62 +91,15 @@ def _classification(shared: dict[str, Any], prompts: Path | None) -> Callable[..
     return partial(run, settings=StudySettings(**shared, prompts=load_prompts(prompts) if prompts else None))
 
 
-def _segmentation(
-    shared: dict[str, Any],
-    decoder: str,
-    mask_labels: tuple[str, ...],
-    steps: int | None,
-    learning_rates: tuple[float, ...],
-    device: str,
-) -> Callable[..., dict[str, Any]]:
+def _segmentation(shared: dict[str, Any], masks: MaskStudyOptions) -> Callable[..., dict[str, Any]]:
     from adaptmed.data.mask_labels import parse_labels
     from adaptmed.study.segmentation.settings import SegmentationStudy
     from adaptmed.study.segmentation.study import study_segmentation
     from adaptmed.tasks.segmentation.settings import SegmentationSettings
 
-    training = SegmentationSettings(decoder=decoder, **({} if steps is None else {"steps": steps}))  # type: ignore[arg-type]
-    labels = parse_labels(mask_labels) if mask_labels else None
-    settings = SegmentationStudy(**shared, training=training, learning_rates=tuple(learning_rates), labels=labels)
-    return partial(study_segmentation, settings=settings, device=device)
-
-
-def _tuned(banks: list[Path], runs: list[Path]) -> list[tuple[Path, Path]]:
-    """Pair tuned banks with their runs."""
-    if len(banks) != len(runs):
-        expected, got = "one --tuned-adaptor per --tuned-bank", f"{len(banks)} banks and {len(runs)} runs"
-        fix = "Name what `adaptmed embed m.csv --adaptor RUN` wrote, and RUN."
-        raise InputError(sentence("tuned-bank", expected=expected, got=got, fix=fix))
-    return list(zip(banks, runs, strict=True))
-
-
-def print_table(results: dict[str, Any]) -> None:
-    """Print the summary over labels: one row per arm, one column per fraction, with intervals."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from adaptmed.study.report.kinds import kind_of
-    from adaptmed.study.report.report import leak_mark
-    from adaptmed.study.report.tables import NAMES, whole
-
-    primary = kind_of(results["summaries"]).primary
-    what = "masks" if primary == "dice_positives" else "labels"
-    summaries = whole(results["summaries"], primary)
-    fractions = sorted({row["fraction"] for row in summaries})
-    for place in dict.fromkeys((row["dataset"], row["encoder"]) for row in summaries):
-        here = [row for row in summaries if (row["dataset"], row["encoder"]) == place]
-        title = Text(f"Mean {NAMES[primary]}, {', '.join(place)}{leak_mark(results)}", style="table.title")
-        table = Table("arm", *(f"{fraction:.0%} of {what}" for fraction in fractions), title=title)
-        for arm in dict.fromkeys(row["arm"] for row in here):
-            cells = {row["fraction"]: estimate(row) for row in here if row["arm"] == arm}
-            table.add_row(Text(arm), *(Text(cells.get(fraction, "")) for fraction in fractions))
-        Console().print(table)
-
-
-def estimate(row: Mapping[str, Any]) -> str:
-    """A value with its interval, or why there is none."""
-    if row["value"] is None:
-        return f"undefined: {row['reason']}"
-    if row["ci_low"] is None:
-        return f"{row['value']:.3f}"
-    return f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+    steps = {} if masks.steps is None else {"steps": masks.steps}
+    training = SegmentationSettings(decoder=masks.decoder or "image-concat", **steps)  # type: ignore[arg-type]
+    rates = (3e-3,) if masks.learning_rates is None else masks.learning_rates
+    labels = parse_labels(masks.mask_labels) if masks.mask_labels else None
+    settings = SegmentationStudy(**shared, training=training, learning_rates=rates, labels=labels)
+    return partial(study_segmentation, settings=settings, device=masks.device or "auto")

@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from adaptmed.encoders import base
 from adaptmed.encoders._pooling import Pooling, pooling_of
+from adaptmed.encoders._quiet import quiet
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import Fit, Preprocessing, Role, TokenIds, Tokens
 
@@ -194,6 +195,7 @@ def _locate(model: str) -> tuple[str, dict[str, str]]:
     return repository, {"revision": revision} if revision else {}
 
 
+@quiet()
 def _pretrained(source: str, options: dict[str, str]) -> nn.Module:
     """Load a network from safetensors in fp32; attention is sdpa wherever the family has it (transformers' default).
 
@@ -205,8 +207,7 @@ def _pretrained(source: str, options: dict[str, str]) -> nn.Module:
     module, report = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **safe, **options)
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if missing:
-        fix = "Use a checkpoint of this very architecture."
-        got = f"{len(missing)} missing, for example {missing[0]}"
+        got, fix = f"{len(missing)} missing, for example {missing[0]}", "Use a checkpoint of this very architecture."
         raise InputError(sentence(source, expected="all weights of the network", got=got, fix=fix))
     return module
 
@@ -289,11 +290,10 @@ def _preprocessing(processor: Any, name: str) -> Preprocessing:
     crop_fraction = height / edge if cropped else 1.0
     if getattr(processor, "crop_pct", None):  # ConvNeXt crops below 384 px and squashes from there on
         fit, crop_fraction = ("crop", processor.crop_pct) if edge < 384 else ("squash", 1.0)
-    normalise = processor.do_normalize
     return Preprocessing(
         image_size_px=(height, width),
-        mean=tuple(processor.image_mean) if normalise else (0.0, 0.0, 0.0),
-        std=tuple(processor.image_std) if normalise else (1.0, 1.0, 1.0),
+        mean=tuple(processor.image_mean) if processor.do_normalize else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
         interpolation=_FILTER[int(processor.resample)],
         crop_fraction=crop_fraction,
         fit=fit,

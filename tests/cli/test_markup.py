@@ -6,7 +6,8 @@ import pytest
 
 from adaptmed.cli.phantom import phantom
 from adaptmed.cli.pretrain import pretrain
-from adaptmed.cli.study import print_table, study
+from adaptmed.cli.show import print_table
+from adaptmed.cli.study import study
 from tests.tiny_bank import write_tiny_bank
 
 

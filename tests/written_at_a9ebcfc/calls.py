@@ -20,15 +20,18 @@ from adaptmed.study.classification.settings import StudySettings
 from adaptmed.study.classification.study import study
 from adaptmed.study.segmentation.settings import SegmentationStudy
 from adaptmed.study.segmentation.study import study_segmentation
+from adaptmed.tasks.classification.task import Classification
+from adaptmed.tasks.evaluate import evaluate
 from adaptmed.tasks.finetune import finetune
-from adaptmed.tasks.pairs.evaluate import evaluate
-from adaptmed.tasks.pairs.finetune import finetune_pairs
 from adaptmed.tasks.pairs.settings import Coordination, PairChoices
+from adaptmed.tasks.pairs.task import Pairs
 from adaptmed.tasks.retrieval.judging import judge_retrieval
-from adaptmed.tasks.segmentation.settings import SegmentationSettings
-from adaptmed.tasks.segmentation.task import Choices, finetune_segmentation
+from adaptmed.tasks.segmentation.settings import MaskChoices, SegmentationSettings
+from adaptmed.tasks.segmentation.task import Segmentation
+from adaptmed.tasks.task import How, Task
 from adaptmed.training.encoders import Online
 from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.trainer import RunOptions
 
 SHORT = Schedule(epochs=2, batch_size=6, learning_rate=1e-3, warmup_share=0.0)
 TUNED = FinetuneSettings(epochs=2, batch_size=8, precision="fp32")
@@ -61,14 +64,15 @@ def _training(here: Path, name: str) -> Callable[..., Any]:
     adaptor, umd = here / "runs" / "adaptor", here / "runs" / "umd"
     match name:
         case "labels":
-            return partial(finetune, bank, adaptor, settings=TUNED, seed=3)
+            return partial(_tune, bank, adaptor, Classification(settings=TUNED, seed=3))
         case "masks":
-            return partial(_masks, bank, adaptor)
+            return partial(_tune, bank, adaptor, Segmentation(MaskChoices(settings=MASKS, seed=3)))
         case "answers":
             choices = PairChoices(task="answering", settings=TUNED, coordination=Coordination(), seed=3)
-            return partial(_pairs, asked, umd, choices)
+            return partial(_tune, asked, umd, Pairs(choices))
         case "pair-labels":
-            return partial(_pairs, bank, umd, PairChoices(task="image-text-classification", settings=TUNED, seed=3))
+            choices = PairChoices(task="image-text-classification", settings=TUNED, seed=3)
+            return partial(_tune, bank, umd, Pairs(choices))
         case "calibrated":
             return partial(calibrate, asked, umd, schedule=SHORT, seed=3)
         case "lora":
@@ -78,12 +82,8 @@ def _training(here: Path, name: str) -> Callable[..., Any]:
             return partial(pretrain, bank, _method(name), seed=3)
 
 
-def _masks(bank: Bank, run: Path, out: Path, **how: Any) -> Any:
-    return finetune_segmentation(bank, run, out, Choices(settings=MASKS, seed=3), **how)
-
-
-def _pairs(bank: Bank, run: Path, choices: PairChoices, out: Path, **how: Any) -> Any:
-    return finetune_pairs(bank, run, out, choices, **how)
+def _tune(bank: Bank, run: Path, task: Task, out: Path, **how: Any) -> Any:
+    return finetune(bank, run, out, task, RunOptions(**how))
 
 
 def train(here: Path, name: str, out: Path, *callbacks: Callback) -> Any:
@@ -116,7 +116,7 @@ def judged(here: Path, name: str, out: Path) -> dict[str, Any]:
     if name == "retrieval":
         return judge_retrieval(here / "runs" / "umd", Bank.open(here / "bank"), top_k=4, device="cpu")
     bank = Bank.open(here / ("bank-q" if name == "answers" else "bank"))
-    return evaluate(here / "runs" / name, bank, device="cpu", out=out)
+    return evaluate(here / "runs" / name, bank, how=How(device="cpu"), out=out)
 
 
 def studied(here: Path, name: str, out: Path) -> dict[str, Any]:

@@ -1,0 +1,192 @@
+"""Groups of command line options, each a dataclass that the help shows in a panel of its own."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Group, Parameter
+
+from adaptmed.errors import InputError, sentence
+
+_Words = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
+_MaskLabels = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)]
+
+
+def _panel(title: str, order: int) -> Parameter:
+    """Flatten a dataclass of options into its command, under one heading."""
+    return Parameter(name="*", group=Group(title, sort_key=order))
+
+
+@_panel("Encoders", 1)
+@dataclass(frozen=True)
+class EncoderOptions:
+    """Which frozen encoders read the table, and how an image or a text is made to fit them."""
+
+    image_encoder: str | None = None
+    """For example bundled:dinov2-small or timm:vit_small_patch14_dinov2.lvd142m. Without it no image tokens are
+    stored."""
+
+    text_encoder: str | None = None
+    """For example bundled:minilm-l6 or hf:emilyalsentzer/Bio_ClinicalBERT. Without it no text tokens are stored."""
+
+    adaptor: Path | None = None
+    """Run folder or saved adaptor: take its encoders with the LoRA inside, instead of naming them, and its fit, longest
+    text and layout where they are not given here."""
+
+    image_size_px: int | None = None
+    """Side of the encoder's input in pixels; the encoder's own by default."""
+
+    fit: Literal["crop", "pad", "squash"] | None = None
+    """How an image becomes square: crop its longer side, pad its shorter side, or squash; the encoder's own way by
+    default."""
+
+    max_tokens: int | None = None
+    """Where texts are cut; the encoder's limit or 256 by default, whichever is smaller."""
+
+
+@_panel("Stored tokens", 2)
+@dataclass(frozen=True)
+class StoredOptions:
+    """What of each image and text a bank keeps."""
+
+    layout: Literal["grid", "all", "pooled"] | None = None
+    """Which image tokens are kept: a small grid of means and the prefix tokens (the default), all of them, or only the
+    pooled vector (of texts too)."""
+
+    grid: int | None = None
+    """Side of that small grid, 8 by default. An encoder with a smaller grid keeps its own. With --masked-views the
+    default is the largest side up to 8 whose cells are whole blocks of the encoder's patches: 7 of a grid of 14, 8 of
+    16 and of 24."""
+
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Number format on disk."""
+
+    shard_size: int | None = None
+    """Images or texts per file; what an interruption can lose at most. 256 by default, or 4 volumes."""
+
+    taps: int = 0
+    """Feature maps for the decoders of segmentation: 4 stores the three shallow ones, at their full resolution; the
+    fused grid takes the place of the deepest. 0 stores none."""
+
+    pixels: bool | None = None
+    """Store what the encoder sees of each image in 8 bits, for decoders that read it and for masked pre-training that
+    predicts it; by default of volumes and with --masked-views, not of other pictures."""
+
+    masked_views: int = 0
+    """For masked pre-training: passes of every picture of which the encoder sees a part only; 4 stores four, each with
+    other cells hidden. Vision transformers can do so, CNNs cannot."""
+
+    mask_ratio: float = 0.75
+    """Share of the cells that a masked view hides."""
+
+
+@_panel("Volumes", 3)
+@dataclass(frozen=True)
+class VolumeOptions:
+    """How volumes become slices."""
+
+    plane: Literal["axial", "coronal", "sagittal"] = "axial"
+    """Of the slices that are encoded of volumes."""
+
+    window: tuple[float, float] | None = None
+    """Level and width that volumes are shown with, in their own units: 40 400 shows soft tissue of CT, -600 1500 the
+    lung. By default from the 0.5th to the 99.5th percentile of each volume."""
+
+
+@_panel("Columns", 4)
+@dataclass(frozen=True)
+class ColumnOptions:
+    """Which columns of the table are read, and how."""
+
+    labels: _Words = ()
+    """Label columns; by default all columns with only 0, 1 and blank."""
+
+    class_column: str | None = None
+    """Column whose values are class names."""
+
+    uncertain: Literal["ignore", "zero", "one"] | None = None
+    """What a -1 in a label column means: ignore it, or read it as zero or one."""
+
+    text_column: Literal["text", "question"] | None = None
+    """What the text encoder reads: the text, or the question of a table for answering questions. By default the text
+    where the table has one."""
+
+
+@_panel("LoRA", 1)
+@dataclass(frozen=True)
+class TunedOptions:
+    """Banks of encoders with LoRA, and the runs that tuned them."""
+
+    tuned_bank: list[Path] | None = None
+    """For the arms with LoRA: what `adaptmed embed m.csv --adaptor RUN` wrote of the same table; repeat it once per
+    bank, in the same order."""
+
+    tuned_adaptor: list[Path] | None = None
+    """The run of each tuned bank, in the same order."""
+
+    def pairs(self) -> list[tuple[Path, Path]]:
+        """Pair tuned banks with their runs.
+
+        Raises:
+            InputError: There are more of one than of the other.
+        """
+        banks, runs = self.tuned_bank or [], self.tuned_adaptor or []
+        if len(banks) != len(runs):
+            expected, got = "one --tuned-adaptor per --tuned-bank", f"{len(banks)} banks and {len(runs)} runs"
+            fix = "Name what `adaptmed embed m.csv --adaptor RUN` wrote, and RUN."
+            raise InputError(sentence("tuned-bank", expected=expected, got=got, fix=fix))
+        return list(zip(banks, runs, strict=True))
+
+
+@_panel("Masks", 2)
+@dataclass(frozen=True)
+class MaskStudyOptions:
+    """How the arms of a study of masks are trained; with --task segmentation only."""
+
+    decoder: Literal["image-concat", "dpt", "unetr", "unet"] | None = None
+    """For segmentation: image-concat (the default) reads any bank; dpt and unetr (transformers) and unet (CNNs) read
+    one that was embedded with --taps 4."""
+
+    mask_labels: _MaskLabels = ()
+    """Names of mask values, for example 1=effusion 2=nodule; by default the values in the masks of `train`. 0 is
+    background."""
+
+    steps: int | None = None
+    """Optimiser steps of every trained arm; 300 by default."""
+
+    learning_rates: Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True)] = None
+    """Rates that every trained arm tries, chosen between inside the fraction; 0.003 by default."""
+
+    device: str | None = None
+    """For segmentation: auto (the default), cpu or cuda."""
+
+
+def refuse_foreign(task: str, owner: str, options: Mapping[str, object]) -> None:
+    """Refuse options of one task that were given to another, where they would be ignored.
+
+    Args:
+        task: What was asked for.
+        owner: The task that has these options.
+        options: Their values by name; ``None`` or empty where one was left out.
+
+    Raises:
+        InputError: One was given although ``task`` is not ``owner``.
+
+    Example:
+        >>> refuse_foreign("segmentation", "segmentation", {"steps": 20})
+    """
+    for name, value in options.items():
+        if task != owner and value is not None and value != ():
+            expected, fix = f"an option that --task {task} has", f"Leave it out; it belongs to --task {owner}."
+            raise InputError(sentence(name, expected=expected, got=value, fix=fix))
+
+
+def refuse_foreign_to_study(task: str, masks: MaskStudyOptions, prompts: Path | None) -> None:
+    """Refuse what the other task of ``adaptmed study`` reads.
+
+    Raises:
+        InputError: An option of the other task was given.
+    """
+    refuse_foreign(task, "segmentation", asdict(masks))
+    refuse_foreign(task, "classification", {"prompts": prompts})
