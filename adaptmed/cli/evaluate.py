@@ -1,7 +1,7 @@
 """``adaptmed evaluate``: a finished run, judged again on the test split of any bank of the same encoders."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from adaptmed.errors import InputError, sentence
 
@@ -44,9 +44,8 @@ def evaluate(
     from rich.console import Console
 
     from adaptmed.bank import Bank
-    from adaptmed.cli.finetune_masks import print_masks
-    from adaptmed.cli.finetune_pairs import print_pairs
-    from adaptmed.cli.retrieval_result import evaluate_retrieval
+    from adaptmed.cli.show import print_masks, print_pairs, print_retrieval
+    from adaptmed.files import write_json
     from adaptmed.tasks.evaluate import evaluate as judge
     from adaptmed.tasks.evaluate import target_of
     from adaptmed.tasks.task import How
@@ -60,8 +59,13 @@ def evaluate(
         raise InputError(sentence(name, expected=expected, got=value, fix=fix))
     opened = Bank.open(bank)
     if task == "retrieval":
-        options = {**given, "device": device, "precision": precision, "allow_overlap": allow_overlap}
-        target = evaluate_retrieval(run, opened, out, options)
+        from adaptmed.tasks.retrieval.judging import judge_retrieval
+
+        options: dict[str, Any] = {**given, "device": device, "precision": precision, "allow_overlap": allow_overlap}
+        result = judge_retrieval(run, opened, progress=True, **options)
+        target = out or run / f"retrieval-{opened.folder.resolve().name}.json"
+        write_json(target, result)
+        print_retrieval(result)
     else:
         target = out or target_of(run, opened)
         how = How(device=device, precision=precision)

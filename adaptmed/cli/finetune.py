@@ -1,6 +1,7 @@
 """``adaptmed finetune``: from a pre-trained adaptor and labels to a tuned adaptor with a head."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -193,14 +194,13 @@ def finetune(
     from rich.console import Console
 
     from adaptmed.bank import Bank
-    from adaptmed.cli.finetune_masks import mask_progress, print_masks
-    from adaptmed.cli.finetune_pairs import print_pairs
+    from adaptmed.cli.show import print_labels, print_masks, print_pairs
     from adaptmed.runs.processes import join
     from adaptmed.tasks.finetune import finetune as tune
     from adaptmed.training.trainer import RunOptions
 
     opened, options = Bank.open(bank), RunOptions(device=device, progress=True)
-    with mask_progress() as reading:
+    with _mask_progress() as reading:
         result = tune(opened, run, out, chosen, options, reading=reading)
     if not join(device).first:
         return
@@ -208,7 +208,7 @@ def finetune(
     trained = f"{result['trainable_parameters']:,} parameters on {result[f'train_{noun}']} {noun}"
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(f"Trained {trained} of {result['train_patients']} patients.")
-    {_LABELS: print_result, _MASKS: print_masks}.get(task, print_pairs)(result)
+    {_LABELS: print_labels, _MASKS: print_masks}.get(task, print_pairs)(result)
     console.print(f"Tuned adaptor and head: {out}")
     following = {_LABELS: None, _MASKS: f"predict {out} images... --out masks"}
     named = following.get(task, f"evaluate {out} another-bank")
@@ -294,38 +294,23 @@ _SIDES = {"image": "lora", "text": "text_lora"}
 _CHOICES = {_LABELS: _labels, _MASKS: _masks, _ANSWERS: _pairs, _CLASSES: _pairs}
 
 
-def print_result(result: dict[str, Any]) -> None:
-    """Print what was trained and the AUROC on the test images, tuned and before, with what must be said about them."""
+@contextmanager
+def _mask_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar while masks are opened; it vanishes when they are, because the bar of training follows."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from adaptmed.cli.show import estimate
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    bar = Progress(TextColumn("masks"), BarColumn(), MofNCompleteColumn(), console=console, transient=True)
+    task = bar.add_task("", total=None)
 
-    console = Console(soft_wrap=True, highlight=False)
-    for caution in _cautions(result):
-        console.print(Text(caution))
-    test = result["test"]
-    if test is None:
-        return
-    tuned, probe = (test[arm]["auroc"] for arm in ("tuned", "probe"))
-    title = Text(f"AUROC on {test['images']} test images of {test['patients']} patients", style="table.title")
-    table = Table("label", "tuned", "probe it started at", title=title)
-    for name in tuned["labels"]:
-        table.add_row(Text(name), estimate(tuned["labels"][name]), estimate(probe["labels"][name]))
-    table.add_row("mean", estimate(tuned["macro"]), estimate(probe["macro"]))
-    Console().print(table)
+    def show(_: str, done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=done, total=total)
+        if done == total:
+            bar.stop()
 
-
-def _cautions(result: dict[str, Any]) -> list[str]:
-    found = []
-    if result["test"] is None:
-        found.append("There is no labelled test image: nothing was judged.")
-    elif result["test"]["patients_seen_in_training"]:
-        count = result["test"]["patients_seen_in_training"]
-        found.append(f"{count} test patients were seen in training; the numbers are too good.")
-    if not result["patients_of_pretraining_known"]:
-        found.append("Which patients the adaptor was pre-trained on is not known: nobody checked them.")
-    if not result["patient_column"]:
-        found.append("The table has no patient column: every row is taken as its own patient.")
-    return found
+    try:
+        yield show
+    finally:
+        bar.stop()

@@ -64,7 +64,7 @@ def test_classes_of_pairs_have_defaults_of_their_own(tmp_path, capsys):
 
 
 def test_answers_that_training_never_gives_are_said(tmp_path, capsys):
-    from adaptmed.cli.finetune_pairs import print_pairs
+    from adaptmed.cli.show import print_pairs
     from tests.tasks.pairs.asked import SETTINGS, tune
 
     bank = write_asked_bank(tmp_path / "bank")

@@ -13,12 +13,12 @@ from adaptmed.bank import Bank
 from adaptmed.cohort.rows import names_of
 from adaptmed.objectives.supervised import answer_bce
 from adaptmed.tasks.judging import order_of
-from adaptmed.tasks.pairs.answers import write_answers
+from adaptmed.tasks.pairs.answers import AnswerVocabulary, write_answers
 from adaptmed.tasks.pairs.baselines import frozen_heads, shuffled_image
 from adaptmed.tasks.pairs.goal import Goal
 from adaptmed.tasks.pairs.head_file import PairHeadFacts, load_pair_head
 from adaptmed.tasks.pairs.judging import answered, beside_answers, judge_answers, judge_labels, right_answers
-from adaptmed.tasks.pairs.model import PairClassifier, tuning_of
+from adaptmed.tasks.pairs.model import PairClassifier, joint_width, tuning_of
 from adaptmed.tasks.pairs.reading import PairReading
 from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
 from adaptmed.tasks.task import How
@@ -31,13 +31,7 @@ Rows = Int[np.ndarray, " n"]
 
 
 def scores_of(
-    tuning: Tuning,
-    goal: Goal,
-    reading: PairReading,
-    choices: PairChoices,
-    facts: PairHeadFacts,
-    out: Path,
-    device: str,
+    tuning: Tuning, goal: Goal, reading: PairReading, choices: PairChoices, out: Path, device: str
 ) -> dict[str, Any]:
     """Score a model that was just tuned, train its baselines, and write every single answer.
 
@@ -46,7 +40,6 @@ def scores_of(
         goal: What was learnt.
         reading: How pairs are read.
         choices: How it was tuned.
-        facts: Of the head.
         out: Run folder.
         device: Lightning's accelerator.
     """
@@ -55,13 +48,14 @@ def scores_of(
     found: dict[str, Any] = {"tuned": goal.judge(logits, rows)}
     swapped = shuffled_image(tuning, reading, rows, settings, seed=choices.seed, device=device)
     found["shuffled_image"] = {"reason": ONE_PATIENT} if swapped is None else goal.judge(swapped, rows)
-    heads = frozen_heads(bank, goal, choices, hidden=facts.width, device=device)
+    heads = frozen_heads(bank, goal, choices, hidden=joint_width(tuning.model.fusion), device=device)
     found |= {name: goal.judge(other, rows) for name, other in heads.items()}
     if choices.task == ANSWERING:
-        found |= beside_answers(bank, facts.vocabulary, rows)
+        vocabulary = AnswerVocabulary(goal.names, goal.facts["majority"])
+        found |= beside_answers(bank, vocabulary, rows)
         every = {"tuned": logits, **({} if swapped is None else {"shuffled_image": swapped}), **heads}
-        predicted = {name: answered(facts.vocabulary, some) for name, some in every.items()}
-        right = right_answers(bank, facts.vocabulary, logits.argmax(dim=1).numpy(), rows)
+        predicted = {name: answered(vocabulary, some) for name, some in every.items()}
+        right = right_answers(bank, vocabulary, logits.argmax(dim=1).numpy(), rows)
         write_answers(out / ANSWERS, bank, rows, predicted, right.tolist())
     return found
 

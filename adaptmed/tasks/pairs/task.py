@@ -201,7 +201,7 @@ class PairJob:
 
     def judge(self, out: Path, device: str) -> dict[str, Any]:
         """Score the tuned model, and the baselines that are trained for it."""
-        return scores_of(self._tuning(None), self.goal, self.reading, self.choices, self.head_facts, out, device)
+        return scores_of(self._tuning(None), self.goal, self.reading, self.choices, out, device)
 
     def facts(self) -> dict[str, Any]:
         """The task, its rows and its outputs."""
