@@ -4,11 +4,9 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import NDArray
@@ -20,6 +18,9 @@ from adaptmed.bank.shards import tap_names
 from adaptmed.errors import BankError, sentence
 from adaptmed.layers.places import put_back
 from adaptmed.types import Batch, Tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Rows = NDArray[np.int64]
 Items = NDArray[np.int64] | Sequence[int]
@@ -40,7 +41,7 @@ class Bank:
             ``image_index`` is the item of the first slice, and ``slices`` says how many there are.
     """
 
-    def __init__(self, folder: Path, info: BankInfo, rows: pd.DataFrame) -> None:
+    def __init__(self, folder: Path, info: BankInfo, rows: "pd.DataFrame") -> None:
         self.folder, self.info, self.rows = folder, info, rows
         self._shards = {kind: MappedShards(folder, info.shards_of(kind)) for kind in ("image", "text")}
 
@@ -258,7 +259,10 @@ class Bank:
         return BankError(sentence(str(self.folder), expected=f"a bank that holds {part}", got="none of them", fix=fix))
 
 
-def _read_rows(folder: Path) -> pd.DataFrame:
+def _read_rows(folder: Path) -> "pd.DataFrame":
+    import pandas as pd  # half of the time of `from adaptmed import Adaptor`, which opens no bank
+    import pyarrow as pa
+
     try:
         return pd.read_parquet(folder / ROWS)
     except (OSError, ValueError, pa.ArrowException) as error:
