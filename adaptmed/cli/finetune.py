@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import Group, Parameter
-
+from adaptmed.cli.options import LoraOptions, MaskOptions, OptimiserOptions, PairOptions
 from adaptmed.errors import InputError, sentence
 
 if TYPE_CHECKING:
@@ -36,91 +35,7 @@ _BELONGS = {
 """Tasks that have an option; every task has those that are not here."""
 _LOSSES = {_MASKS: ("dice-cross-entropy", "dice-focal", "paper"), _ANSWERS: ("binary", "cross-entropy")}
 
-
-@Parameter(name="*", group=Group("Optimiser", sort_key=1))
-@dataclass(frozen=True, kw_only=True)
-class OptimiserOptions:
-    """How long and how fast it is trained.
-
-    Attributes:
-        epochs: Passes over the fraction; 4 by default, for pairs 20. Masks are trained for --steps instead.
-        batch_size: Images or pairs per batch; 32 by default, for masks 8 pictures or slices. Few images make one larger
-            batch.
-        learning_rate: Peak learning rate of the head (1e-3 by default) or decoder (3e-3).
-        fusion_learning_rate: Peak learning rate of the fusion.
-        lora_learning_rate: Peak learning rate of LoRA; 3e-4 by default.
-        accumulate: Batches whose gradients make one step; 1 by default.
-    """
-
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    fusion_learning_rate: float | None = None
-    lora_learning_rate: float | None = None
-    accumulate: int | None = None
-
-
-@Parameter(name="*", group=Group("LoRA inside the encoders", sort_key=2))
-@dataclass(frozen=True, kw_only=True)
-class LoraOptions:
-    """What is trained inside the encoders, which then run in every step.
-
-    Attributes:
-        lora: Train LoRA inside the image encoder, for example rank=8,roles=attention+mlp (or rank=8 alone).
-        text_lora: For pairs: the same inside the text encoder.
-        augment: Change training images at random: small turns, shifts, scales, contrast, never a flip; on by default.
-        checkpointing: Compute activations again in the backward pass: less memory, more time; off by default.
-    """
-
-    lora: str | None = None
-    text_lora: str | None = None
-    augment: bool | None = None
-    checkpointing: bool | None = None
-
-
-@Parameter(name="*", group=Group("Pairs: answers, labels of images with texts", sort_key=3))
-@dataclass(frozen=True, kw_only=True)
-class PairOptions:
-    """Options of tasks that read both sides.
-
-    Attributes:
-        coordinate_gradients: Slow down the modality that already predicts well on its own (GM-Coord).
-        gradient_noise: With --coordinate-gradients: add noise to the gradients of both, as published; on by default.
-        unimodal_scores: With --coordinate-gradients: score a modality by the whole head (the default), or by its last
-            layer alone, as the released code does.
-        answers_from: For answers: choose among those of the training rows (the default), or of all splits, as the
-            papers do, which tells what is answered in the test split.
-        frozen_beside: Also feed the head the encoders' pooled image and text features, next to the fused vector; on by
-            default, off in the papers.
-        class_weights: For classes: balanced weighs them by the inverse of how often they come.
-    """
-
-    coordinate_gradients: bool | None = None
-    gradient_noise: bool | None = None
-    unimodal_scores: Literal["head", "last-linear"] | None = None
-    answers_from: Literal["train", "all"] | None = None
-    frozen_beside: bool | None = None
-    class_weights: Literal["none", "balanced"] | None = None
-
-
-@Parameter(name="*", group=Group("Masks", sort_key=4))
-@dataclass(frozen=True, kw_only=True)
-class MaskOptions:
-    """Options of segmentation.
-
-    Attributes:
-        decoder: image-concat (the default) reads any bank; dpt and unetr (transformers) and unet (CNNs) read one that
-            was embedded with --taps 4.
-        mask_labels: Names of mask values, for example 1=effusion 2=nodule; by default the values in the masks of
-            `train`. 0 is background.
-        steps: Optimiser steps; 300 by default.
-        window_slices: Of volumes: slices per window; 8 by default.
-    """
-
-    decoder: Literal["image-concat", "dpt", "unetr", "unet"] | None = None
-    mask_labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = ()
-    steps: int | None = None
-    window_slices: int | None = None
+_NO_OPTIMISER, _NO_LORA, _NO_PAIRS, _NO_MASKS = OptimiserOptions(), LoraOptions(), PairOptions(), MaskOptions()
 
 
 def finetune(
@@ -137,10 +52,10 @@ def finetune(
     precision: Literal["fp32", "bf16"] = "bf16",
     device: str = "auto",
     allow_overlap: bool = False,
-    optimiser: OptimiserOptions = OptimiserOptions(),
-    lora: LoraOptions = LoraOptions(),
-    pairs: PairOptions = PairOptions(),
-    masks: MaskOptions = MaskOptions(),
+    optimiser: OptimiserOptions = _NO_OPTIMISER,
+    lora: LoraOptions = _NO_LORA,
+    pairs: PairOptions = _NO_PAIRS,
+    masks: MaskOptions = _NO_MASKS,
 ) -> None:
     """Tune a pre-trained adaptor for labels, masks or questions of a bank: a head or a decoder, fusion, LoRA.
 

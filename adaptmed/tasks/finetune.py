@@ -18,7 +18,7 @@ from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.tasks.result import REJECTS, RESULT, result_of, save
 from adaptmed.tasks.task import Before, Job, Reading, Task
 from adaptmed.training.trainer import RunOptions
-from adaptmed.training.tuning import train_in_run
+from adaptmed.training.work import train_in_run
 
 
 def finetune(

@@ -16,7 +16,7 @@ from adaptmed.cohort.division import Division
 from adaptmed.cohort.rows import Reject
 from adaptmed.lora import LoRA
 from adaptmed.training.trainer import Precision
-from adaptmed.training.tuning import Work
+from adaptmed.training.work import Work
 
 Noun = Literal["images", "pairs"]
 Reading = Callable[[str, int, int], None]

@@ -16,7 +16,7 @@ from adaptmed.tasks.classification.model import ImageClassifier, tuning_of
 from adaptmed.training.batches import images_again
 from adaptmed.training.settings import FinetuneSettings
 from adaptmed.training.trainable import trainable_encoder
-from adaptmed.training.tuning import fit, predict_images, work_on
+from adaptmed.training.work import fit, predict_images, work_on
 from adaptmed.types import ImageEncoder
 
 FULL = FinetuneSettings(epochs=5, batch_size=16, encoder_learning_rate=3e-5, encoder_weight_decay=0.01)

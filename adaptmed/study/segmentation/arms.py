@@ -28,7 +28,7 @@ from adaptmed.tasks.segmentation.settings import SegmentationSettings
 from adaptmed.tasks.segmentation.shapes import shape_for
 from adaptmed.tasks.segmentation.training import work_of
 from adaptmed.training.trainable import trainable_fusion
-from adaptmed.training.tuning import fit
+from adaptmed.training.work import fit
 
 HELD_OUT = 1 / 3
 Build = Callable[[int], Segmenter]

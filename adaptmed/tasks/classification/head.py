@@ -20,7 +20,7 @@ from adaptmed.tasks.classification.model import ImageClassifier, tuning_of
 from adaptmed.training.batches import features_of, tokens_of
 from adaptmed.training.settings import FinetuneSettings
 from adaptmed.training.trainable import trainable_fusion
-from adaptmed.training.tuning import fit, work_on
+from adaptmed.training.work import fit, work_on
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from adaptmed.training.batches import LabelledImages, Rows, images_again, tokens
 from adaptmed.training.encoders import checkpoint_blocks
 from adaptmed.training.settings import FinetuneSettings
 from adaptmed.training.trainable import trainable_fusion
-from adaptmed.training.tuning import Tuning, Work, predict_images, work_on
+from adaptmed.training.tuning import Tuning
+from adaptmed.training.work import Work, predict_images, work_on
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from adaptmed.tasks.pairs.reading import PairReading, exchanged, frozen_features
 from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
 from adaptmed.training.batches import features_of
 from adaptmed.training.settings import FinetuneSettings
-from adaptmed.training.tuning import Tuning, fit, predict_images, work_on
+from adaptmed.training.tuning import Tuning
+from adaptmed.training.work import fit, predict_images, work_on
 
 Rows = Int[np.ndarray, " n"]
 

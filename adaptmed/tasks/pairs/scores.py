@@ -23,7 +23,8 @@ from adaptmed.tasks.pairs.reading import PairReading
 from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
 from adaptmed.tasks.task import How
 from adaptmed.training.settings import FinetuneSettings
-from adaptmed.training.tuning import Tuning, predict_images
+from adaptmed.training.tuning import Tuning
+from adaptmed.training.work import predict_images
 
 ANSWERS = "answers.csv"
 ONE_PATIENT = "all test pairs are of one patient"

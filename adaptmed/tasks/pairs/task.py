@@ -39,7 +39,8 @@ from adaptmed.tasks.task import Before, How, Noun, Reading
 from adaptmed.training.batches import LabelledImages
 from adaptmed.training.encoders import Online, OnlineEncoders
 from adaptmed.training.trainable import trainable_pair_fusion
-from adaptmed.training.tuning import Tuning, Work, work_on
+from adaptmed.training.tuning import Tuning
+from adaptmed.training.work import Work, work_on
 
 
 @dataclass(frozen=True)

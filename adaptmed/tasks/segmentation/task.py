@@ -32,7 +32,7 @@ from adaptmed.tasks.segmentation.shapes import check_bank, shape_for, taps_of
 from adaptmed.tasks.segmentation.training import channels_last, work_of
 from adaptmed.tasks.task import Before, How, Noun, Reading
 from adaptmed.training.trainable import trainable_fusion
-from adaptmed.training.tuning import Work
+from adaptmed.training.work import Work
 
 
 @dataclass(frozen=True)

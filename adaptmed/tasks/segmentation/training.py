@@ -10,7 +10,8 @@ from adaptmed.tasks.segmentation.reading import Examples, InOrder, Steps
 from adaptmed.tasks.segmentation.settings import LOSSES, SegmentationSettings
 from adaptmed.training.optimiser import Group, at_rate, kernel_groups
 from adaptmed.training.trainer import Length
-from adaptmed.training.tuning import Objective, Tuning, Work
+from adaptmed.training.tuning import Objective, Tuning
+from adaptmed.training.work import Work
 
 MOST_FOR_STATISTICS = 256
 

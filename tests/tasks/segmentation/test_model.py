@@ -19,7 +19,7 @@ from adaptmed.tasks.segmentation.model import Segmenter, fit_entrance
 from adaptmed.tasks.segmentation.reading import Examples, Wanted, WindowReader
 from adaptmed.tasks.segmentation.shapes import shape_for
 from adaptmed.tasks.segmentation.training import start, work_of
-from adaptmed.training.tuning import fit
+from adaptmed.training.work import fit
 from tests.masked_images import HIGH, QUICK, write_pictures
 
 ALL = Wanted(tokens=True, taps=True, pixels=True)
