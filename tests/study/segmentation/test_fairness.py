@@ -20,17 +20,18 @@ RATES = replace(EVERY, learning_rates=(1e-4, 0.03, 0.3), fractions=(0.5,), seeds
 
 def test_all_arms_see_the_same_rows(subject, monkeypatch):
     trained, judged = [], []
-    real_train, real_score = contenders.train, contenders.score_model
+    real_work, real_score = contenders.work_of, contenders.score_model
 
-    def train(model, examples, training, *, seed, device):
+    def work(model, examples, held, training, *, seed):
+        assert held is None
         trained.append((tuple(examples.rows.tolist()), training.steps, seed))
-        real_train(model, examples, training, seed=seed, device=device)
+        return real_work(model, examples, held, training, seed=seed)
 
     def score(model, reader, masks, rows, training, *, device):
         judged.append(tuple(rows))
         return real_score(model, reader, masks, rows, training, device=device)
 
-    monkeypatch.setattr(contenders, "train", train)
+    monkeypatch.setattr(contenders, "work_of", work)
     monkeypatch.setattr(contenders, "score_model", score)
     places = subject.fraction(0.25, 1)
     for arm in arms_of(subject, EVERY, NONE_SHOWN, device="cpu").values():
@@ -70,18 +71,18 @@ def outcomes(subject, seed=0):
 
 
 def test_every_trained_arm_tries_each_rate_once_and_then_the_whole_fraction(subject, monkeypatch):
-    real, real_score, seen, judged = contenders.train, contenders.score_model, [], []
+    real, real_score, seen, judged = contenders.work_of, contenders.score_model, [], []
     places = subject.fraction(0.5, 0)
 
-    def train(model, examples, training, *, seed, device):
+    def work(model, examples, held, training, *, seed):
         seen.append((training.learning_rate, set(examples.rows.tolist())))
-        real(model, examples, training, seed=seed, device=device)
+        return real(model, examples, held, training, seed=seed)
 
     def score(model, reader, masks, rows, training, *, device):
         judged.append(set(rows))
         return real_score(model, reader, masks, rows, training, device=device)
 
-    monkeypatch.setattr(contenders, "train", train)
+    monkeypatch.setattr(contenders, "work_of", work)
     monkeypatch.setattr(contenders, "score_model", score)
     for name, arm in arms_of(subject, RATES, NONE_SHOWN, device="cpu").items():
         seen.clear()

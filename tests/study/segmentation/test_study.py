@@ -86,7 +86,7 @@ def test_the_empty_arm_stands_at_the_share_of_empty_images(masked, made):
 
 
 def test_again_it_computes_nothing(masked, made, monkeypatch):
-    monkeypatch.setattr(contenders, "train", lambda *_, **__: pytest.fail("an arm was trained again"))
+    monkeypatch.setattr(contenders, "fit", lambda *_, **__: pytest.fail("an arm was trained again"))
     monkeypatch.setattr(contenders, "score_model", lambda *_, **__: pytest.fail("an arm was scored again"))
     before = {path: path.stat().st_mtime_ns for path in cells_in(masked / "out").values()}
     assert run_all(masked, masked / "out") == made
