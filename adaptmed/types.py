@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+Side = Literal["image", "text"]
 Role = Literal["attention", "mlp"]
 Fit = Literal["crop", "pad", "squash"]
 

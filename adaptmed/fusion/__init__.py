@@ -1,5 +1,6 @@
-"""The trainable cross-modal part: Tokens of both modalities in, Fused out."""
+"""The trainable part: Tokens of images, or of both modalities, in; Fused out."""
 
+from adaptmed.fusion.base import Capabilities, Streams
 from adaptmed.fusion.co import CoFusion
 from adaptmed.fusion.config import CoConfig, CrossConfig, FusionConfig
 from adaptmed.fusion.cross import CrossFusion
@@ -8,6 +9,7 @@ from adaptmed.fusion.released import ReleasedCrossFusion
 Fusion = CrossFusion | ReleasedCrossFusion | CoFusion
 
 __all__ = [
+    "Capabilities",
     "CoConfig",
     "CoFusion",
     "CrossConfig",
@@ -15,6 +17,7 @@ __all__ = [
     "Fusion",
     "FusionConfig",
     "ReleasedCrossFusion",
+    "Streams",
     "build_fusion",
 ]
 

@@ -8,6 +8,7 @@ pre-training and heterogeneity-combat tuning", arXiv:2404.06057 (UMD).
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptmed.errors import InputError, sentence
-from adaptmed.fusion.config import MAX_LOG_SCALE, CoConfig
-from adaptmed.fusion.cross import check_pair
+from adaptmed.fusion.base import check_sides, require_texts
+from adaptmed.fusion.config import MAX_LOG_SCALE, CoConfig, side_widths
 from adaptmed.layers.attention import CoBlock
 from adaptmed.layers.padding import compact, embed_by_length, restore
 from adaptmed.layers.pooling import masked_mean
 from adaptmed.layers.standardise import Standardise
-from adaptmed.types import Fused, Tokens
+from adaptmed.types import Fused, Side, Tokens
 
 Stream = tuple[Float[Tensor, "batch _ _"], Bool[Tensor, "batch _"] | None]
 """Values ``(batch, token, width)`` without padding that no item needs, and which are valid; ``None`` when all are."""
@@ -48,27 +49,60 @@ class CoFusion(nn.Module):
     branch around them is); the first *valid* token is pooled; images without a prefix token are pooled by their mean;
     one modality can pass alone.
 
+    Without a ``text_width`` it is one stream: no text parts, no cross steps, no pooler. Its pooled vector is then the
+    mean of the valid grid tokens as the last layer leaves them, and its embedding that mean, L2-normalised.
+
     Args:
         config: Shape of the fusion.
     """
 
+    has_streams: ClassVar[bool] = True
+    image_standardise: Standardise
+    text_standardise: Standardise
+    image_project: nn.Linear
+    text_project: nn.Linear
+    image_type: nn.Parameter
+    text_type: nn.Parameter
+    image_layers: nn.ModuleList
+    text_layers: nn.ModuleList
+    image_pool: nn.Linear
+    text_pool: nn.Linear
     log_scale: Tensor
 
     def __init__(self, config: CoConfig) -> None:
         super().__init__()
         self.config = config
         self.width = config.width
-        self.image_standardise = Standardise(config.image_width)
-        self.text_standardise = Standardise(config.text_width)
-        self.image_project = nn.Linear(config.image_width, config.width)
-        self.text_project = nn.Linear(config.text_width, config.width)
-        self.image_type = nn.Parameter(torch.randn(config.width) * 0.02)
-        self.text_type = nn.Parameter(torch.randn(config.width) * 0.02)
-        self.image_layers, self.text_layers = _layers(config), _layers(config)
-        self.image_pool = nn.Linear(config.width, config.width)
-        self.text_pool = nn.Linear(config.width, config.width)
+        widths = side_widths(config)
+        for side, width in widths.items():  # part by part, not side by side: seeds and optimisers follow this order
+            self.add_module(f"{side}_standardise", Standardise(width))
+        for side, width in widths.items():
+            self.add_module(f"{side}_project", nn.Linear(width, config.width))
+        for side in widths:
+            self.register_parameter(f"{side}_type", nn.Parameter(torch.randn(config.width) * 0.02))
+        for side in widths:
+            self.add_module(f"{side}_layers", _layers(config))
+        if self.reads_texts:
+            for side in widths:
+                self.add_module(f"{side}_pool", nn.Linear(config.width, config.width))
         self.register_buffer("log_scale", torch.tensor(math.log(1 / 0.07)))
         self.apply(partial(_start, width=config.width))
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether it has a stream of texts."""
+        return self.config.text_width is not None
+
+    @property
+    def layer_count(self) -> int:
+        """Layers of each modality."""
+        return self.config.layers
+
+    @property
+    def standardisers(self) -> dict[Side, Standardise]:
+        """The layers that standardise image and text Tokens."""
+        images: dict[Side, Standardise] = {"image": self.image_standardise}
+        return images | {"text": self.text_standardise} if self.reads_texts else images
 
     def scale(self) -> Float[Tensor, ""]:
         """Factor on cosine similarities, 1 / temperature, never above 100."""
@@ -76,16 +110,29 @@ class CoFusion(nn.Module):
 
     def embed_image(self, image: Tokens) -> Float[Tensor, "batch width"]:
         """Embed images alone, L2-normalised."""
-        alone, _ = self.streams(image=image)
-        assert alone is not None  # it was given
-        return functional.normalize(alone.pooled, dim=-1)
+        return functional.normalize(self.streams(image)[0].pooled, dim=-1)
 
     def embed_text(self, text: Tokens) -> Float[Tensor, "batch width"]:
-        """Embed texts alone, L2-normalised; an item without any valid token gets the same constant as every other."""
+        """Embed texts alone, L2-normalised; an item without any valid token gets the same constant as every other.
+
+        Raises:
+            InputError: If it is a fusion of images alone.
+        """
+        require_texts(self)
         if not len(text):
             return text.values.new_zeros(0, self.width, dtype=torch.float32)
         return embed_by_length(self._embed_text, text)
 
+    @overload
+    def streams(self, image: Tokens, text: Tokens, *, layer: int | None = None) -> tuple[Tokens, Tokens]: ...
+    @overload
+    def streams(self, image: Tokens, text: None = None, *, layer: int | None = None) -> tuple[Tokens, None]: ...
+    @overload
+    def streams(self, image: None = None, *, text: Tokens, layer: int | None = None) -> tuple[None, Tokens]: ...
+    @overload
+    def streams(
+        self, image: Tokens | None = None, text: Tokens | None = None, *, layer: int | None = None
+    ) -> tuple[Tokens | None, Tokens | None]: ...
     def streams(
         self, image: Tokens | None = None, text: Tokens | None = None, *, layer: int | None = None
     ) -> tuple[Tokens | None, Tokens | None]:
@@ -95,14 +142,15 @@ class CoFusion(nn.Module):
 
         Args:
             image: Image Tokens, or ``None``.
-            text: Text Tokens of the same items, or ``None``.
+            text: Text Tokens of the same items, or ``None``; always ``None`` in a fusion of images alone.
             layer: From 0 (what enters the first layer) to ``config.layers``; ``None`` is the last.
 
         Returns:
             Image Tokens and text Tokens, in the layout they came in, zeros at padding; ``None`` where one is missing.
 
         Raises:
-            InputError: If both are missing, their batch sizes differ, or there is no such layer.
+            InputError: If both are missing, their batch sizes differ, there is no such layer, or a text is given to a
+                fusion of images alone.
         """
         return self.streams_at([self.config.layers if layer is None else layer], image, text)[0]
 
@@ -110,7 +158,7 @@ class CoFusion(nn.Module):
         self, layers: Sequence[int], image: Tokens | None = None, text: Tokens | None = None
     ) -> list[tuple[Tokens | None, Tokens | None]]:
         """Return what :meth:`streams` does of several layers, in their order, from one pass."""
-        check_pair(image, text)
+        check_sides(self, image, text)
         for layer in layers:
             if not 0 <= layer <= self.config.layers:
                 expected, fix = f"a layer from 0 to {self.config.layers}", "Leave it out for the last."
@@ -118,13 +166,20 @@ class CoFusion(nn.Module):
         x = None if image is None else self._enter_image(image)
         y = None if text is None else self._enter_text(text)
         reached = {0: (x, y)}
-        for number in range(max(layers)):
-            image_layer, text_layer = self.image_layers[number], self.text_layers[number]
-            x, y = _step(image_layer, x, y), _step(text_layer, y, x)
+        for number in range(max(layers)):  # both sides of the pair on the right are of the layer before
+            x, y = self._step("image", number, x, y), self._step("text", number, y, x)
             if number + 1 in layers:
                 reached[number + 1] = (x, y)
         found = [reached[layer] for layer in layers]
-        return [(_leave(x, self.image_pool, image), _leave(y, self.text_pool, text)) for x, y in found]
+        return [(self._leave("image", x, image), self._leave("text", y, text)) for x, y in found]
+
+    def freeze_unread(self, layer: int | None = None) -> None:
+        """Freeze the poolers and image layers that nothing reads, see :meth:`adaptmed.fusion.base.Streams`."""
+        unread: list[nn.Module] = [self.image_pool, self.text_pool] if self.reads_texts else []
+        if layer is not None and layer < self.layer_count:
+            unread += self.image_layers[-1:] if self.reads_texts else self.image_layers[layer:]
+        for module in unread:
+            module.requires_grad_(requires_grad=False)
 
     def fuse(self, image: Tokens, text: Tokens) -> tuple[Tokens, Tokens, Float[Tensor, "batch joint_width"]]:
         """Let the two sides of each pair read each other.
@@ -132,10 +187,11 @@ class CoFusion(nn.Module):
         Returns:
             Image Tokens and text Tokens that have seen the other side, and the joint vector of width 2 × ``width``:
             the text's pooled vector, then the image's.
+
+        Raises:
+            InputError: If it is a fusion of images alone.
         """
         fused_image, fused_text = self.streams(image, text)
-        assert fused_image is not None  # both were given
-        assert fused_text is not None
         return fused_image, fused_text, torch.cat([fused_text.pooled, fused_image.pooled], dim=1)
 
     def forward(self, image: Tokens | None = None, text: Tokens | None = None) -> Fused:
@@ -146,9 +202,9 @@ class CoFusion(nn.Module):
             text: Text Tokens of the same items, or ``None``.
 
         Raises:
-            InputError: If both are missing or their batch sizes differ.
+            InputError: If both are missing, their batch sizes differ, or a text is given to a fusion of images alone.
         """
-        check_pair(image, text)
+        check_sides(self, image, text)
         image_embedding = None if image is None else self.embed_image(image)
         text_embedding = None if text is None else self.embed_text(text)
         if image is not None and text is not None:
@@ -168,13 +224,38 @@ class CoFusion(nn.Module):
         return self.text_project(self.text_standardise(values)) + self.text_type, valid
 
     def _embed_text(self, text: Tokens) -> Float[Tensor, "batch width"]:
-        _, alone = self.streams(text=text)
-        assert alone is not None  # it was given
-        return functional.normalize(alone.pooled, dim=-1)
+        return functional.normalize(self.streams(text=text)[1].pooled, dim=-1)
+
+    def _step(self, side: Side, number: int, own: Stream | None, other: Stream | None) -> Stream | None:
+        """Pass a stream through one layer of its side; without a stream there is none afterwards."""
+        if own is None:
+            return None
+        (x, valid), (context, context_valid) = own, other or (None, None)
+        layers = self.image_layers if side == "image" else self.text_layers
+        return layers[number](x, context, valid=valid, context_valid=context_valid), valid
+
+    def _leave(self, side: Side, stream: Stream | None, source: Tokens | None) -> Tokens | None:
+        """Pool a stream and put its tokens back to where they came from."""
+        if stream is None or source is None:
+            return None
+        x, valid = stream
+        values = restore(x, source.valid)
+        if not self.reads_texts:
+            pooled = masked_mean(values[:, source.prefix :], source.valid[:, source.prefix :])
+            return Tokens(values, source.valid, pooled, source.grid, source.prefix)
+        if source.grid is not None and not source.prefix:
+            first = x.mean(1) if valid is None else masked_mean(x, valid)
+        else:
+            first = x[:, 0] if valid is None else x[:, 0].masked_fill(~valid[:, :1], 0.0)
+        pool = self.image_pool if side == "image" else self.text_pool
+        return Tokens(values, source.valid, pool(first).tanh(), source.grid, source.prefix)
 
 
 def _layers(config: CoConfig) -> nn.ModuleList:
-    return nn.ModuleList(CoBlock(config.width, config.heads, config.dropout) for _ in range(config.layers))
+    crosses = config.text_width is not None
+    return nn.ModuleList(
+        CoBlock(config.width, config.heads, config.dropout, crosses=crosses) for _ in range(config.layers)
+    )
 
 
 def _start(module: nn.Module, *, width: int) -> None:
@@ -192,22 +273,3 @@ def _kept(tokens: Tokens) -> Stream:
     if bool(valid.all()):  # as many tokens are hidden in every item
         return values, None
     return values.masked_fill(~valid[..., None], 0.0), valid
-
-
-def _step(layer: nn.Module, own: Stream | None, other: Stream | None) -> Stream | None:
-    if own is None:
-        return None
-    (x, valid), (context, context_valid) = own, other or (None, None)
-    return layer(x, context, valid=valid, context_valid=context_valid), valid
-
-
-def _leave(stream: Stream | None, pool: nn.Module, source: Tokens | None) -> Tokens | None:
-    """Pool a stream and put its tokens back to where they came from."""
-    if stream is None or source is None:
-        return None
-    x, valid = stream
-    if source.grid is not None and not source.prefix:
-        first = x.mean(1) if valid is None else masked_mean(x, valid)
-    else:
-        first = x[:, 0] if valid is None else x[:, 0].masked_fill(~valid[:, :1], 0.0)
-    return Tokens(restore(x, source.valid), source.valid, pool(first).tanh(), source.grid, source.prefix)

@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
 from adaptmed.errors import InputError, sentence
+from adaptmed.types import Side
 
 Kind = Literal["cross", "co"]
 MAX_LOG_SCALE = math.log(100.0)
 """The factor on cosine similarities never exceeds 100; training keeps its logarithm below this."""
 _KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {
     int: ("a whole number", (int,)),
+    int | None: ("a whole number or null", (int, type(None))),
     float: ("a number", (int, float)),
     bool: ("true or false", (bool,)),
 }
@@ -23,7 +25,7 @@ class CrossConfig:
 
     Attributes:
         image_width: Width of the image encoder's tokens.
-        text_width: Width of the text encoder's tokens.
+        text_width: Width of the text encoder's tokens; ``None`` makes a fusion of images alone.
         width: Width of the fusion and of both embeddings.
         layers: Number of layers, each shared between the modalities.
         heads: Attention heads; must divide ``width``.
@@ -35,7 +37,7 @@ class CrossConfig:
 
     kind: ClassVar[Kind] = "cross"
     image_width: int
-    text_width: int
+    text_width: int | None
     width: int = 256
     layers: int = 2
     heads: int = 4
@@ -46,9 +48,15 @@ class CrossConfig:
 
     def __post_init__(self) -> None:
         _check(self)
+        if self.faithful and self.text_width is None:
+            expected, fix = (
+                "a width: the released arrangement fuses pairs",
+                "Leave faithful out, or add a text encoder.",
+            )
+            raise InputError(sentence("text_width", expected=expected, got=None, fix=fix))
 
     @classmethod
-    def released(cls, image_width: int, text_width: int = 768) -> Self:
+    def released(cls, image_width: int, text_width: int | None = 768) -> Self:
         """The sizes of the paper's released code: width 768, two layers, twelve heads."""
         return cls(
             image_width=image_width, text_width=text_width, width=768, layers=2, heads=12, dropout=0.1, faithful=True
@@ -61,17 +69,18 @@ class CoConfig:
 
     Attributes:
         image_width: Width of the image encoder's tokens.
-        text_width: Width of the text encoder's tokens.
+        text_width: Width of the text encoder's tokens; ``None`` makes a fusion of images alone.
         width: Width of the fusion and of both embeddings.
-        layers: Number of layers per modality; none is shared.
+        layers: Number of layers per modality; none is shared. Those of a fusion of images alone have no cross step.
         heads: Attention heads; must divide ``width``.
         dropout: Dropout inside the layers during training, in [0, 1).
-        image_prefix: Image tokens outside the grid. The first is pooled, or the mean of the grid where there is none.
+        image_prefix: Image tokens outside the grid. The first is pooled, or the mean of the grid where there is none,
+            and always the mean in a fusion of images alone.
     """
 
     kind: ClassVar[Kind] = "co"
     image_width: int
-    text_width: int
+    text_width: int | None
     width: int = 256
     layers: int = 6
     heads: int = 4
@@ -82,7 +91,7 @@ class CoConfig:
         _check(self)
 
     @classmethod
-    def paper(cls, image_width: int = 768, text_width: int = 768, *, image_prefix: int = 1) -> Self:
+    def paper(cls, image_width: int = 768, text_width: int | None = 768, *, image_prefix: int = 1) -> Self:
         """The size of M3AE and UMD: width 768, six layers per modality, twelve heads."""
         return cls(image_width=image_width, text_width=text_width, width=768, heads=12, image_prefix=image_prefix)
 
@@ -107,25 +116,26 @@ def check_kind(kind: str, *, faithful: bool) -> None:
 
 def fusion_config(
     kind: str,
-    widths: tuple[int, int],
+    widths: tuple[int, int | None],
     *,
     grid: tuple[int, ...],
     prefix: int,
     faithful: bool = False,
     **sizes: int | float | None,
 ) -> FusionConfig:
-    """Shape a fusion of a kind for the Tokens of two encoders.
+    """Shape a fusion of a kind for the Tokens of two encoders, or of an image encoder alone.
 
     Args:
         kind: ``cross`` or ``co``.
-        widths: Width of the image encoder's tokens and of the text encoder's.
+        widths: Width of the image encoder's tokens and of the text encoder's; ``None`` without a text encoder.
         grid: ``(…, height, width)`` of the image Tokens.
         prefix: Image tokens outside the grid.
         faithful: The arrangement of the Adaptor paper's released code, whose sizes are fixed; of ``cross`` alone.
         sizes: ``width``, ``layers``, ``heads``, ``dropout``; ``None`` takes the kind's own.
 
     Raises:
-        InputError: If the kind is unknown, has no released arrangement, or a size is not one there is.
+        InputError: If the kind is unknown, has no released arrangement (there is none without texts either), or a size
+            is not one there is.
 
     Example:
         >>> fusion_config("co", (384, 768), grid=(8, 8), prefix=1, layers=None).layers
@@ -137,6 +147,17 @@ def fusion_config(
     if kind == "cross":
         return CrossConfig.released(*widths) if faithful else CrossConfig(image_grid=(grid[-2], grid[-1]), **given)
     return CoConfig(**given)
+
+
+def side_widths(config: FusionConfig) -> dict[Side, int]:
+    """Return the width of each encoder's Tokens that a fusion reads: of images, and of texts where it reads them.
+
+    Example:
+        >>> side_widths(CoConfig(image_width=384, text_width=None))
+        {'image': 384}
+    """
+    widths: dict[Side, int] = {"image": config.image_width}
+    return widths if config.text_width is None else widths | {"text": config.text_width}
 
 
 def to_json(config: FusionConfig) -> dict[str, Any]:
@@ -180,7 +201,7 @@ def _one_of_the_kinds() -> str:
 def _check(config: FusionConfig) -> None:
     for name in ("image_width", "text_width", "width", "layers", "heads"):
         got = getattr(config, name)
-        if got < 1:
+        if got is not None and got < 1:
             raise InputError(sentence(name, expected="a whole number of at least 1", got=got, fix="Raise it."))
     if config.width % config.heads:
         expected, fix = f"a divisor of width={config.width}", "Choose another width or number of heads."

@@ -4,6 +4,7 @@ Reference: Qin, Liu, Cheng, Guo, Arcucci 2024, "Freeze the backbones", arXiv:240
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adaptmed.errors import InputError, sentence
-from adaptmed.fusion.config import MAX_LOG_SCALE, CrossConfig
+from adaptmed.fusion.base import check_sides, require_texts
+from adaptmed.fusion.config import MAX_LOG_SCALE, CrossConfig, side_widths
 from adaptmed.layers.attention import Block
 from adaptmed.layers.padding import compact, embed_by_length
 from adaptmed.layers.pooling import masked_mean
 from adaptmed.layers.positions import GridPositions
 from adaptmed.layers.standardise import Standardise
-from adaptmed.types import Fused, Tokens
+from adaptmed.types import Fused, Side, Tokens
 
 
 class CrossFusion(nn.Module):
@@ -34,24 +36,51 @@ class CrossFusion(nn.Module):
     GELU layers; standardised inputs and learned, interpolated image positions; no attention across the batch.
     ``ReleasedCrossFusion`` is the released arrangement.
 
+    Without a ``text_width`` it has no text parts and no trained temperature, because there is nothing to contrast with.
+
     Args:
         config: Shape of the fusion; ``faithful`` must be False.
     """
+
+    has_streams: ClassVar[bool] = False
+    image_standardise: Standardise
+    text_standardise: Standardise
+    image_project: nn.Linear
+    text_project: nn.Linear
+    image_out: nn.Linear
+    text_out: nn.Linear
+    log_scale: Tensor
 
     def __init__(self, config: CrossConfig) -> None:
         super().__init__()
         self.config = config
         self.width = config.width
-        self.image_standardise = Standardise(config.image_width)
-        self.text_standardise = Standardise(config.text_width)
-        self.image_project = nn.Linear(config.image_width, config.width)
-        self.text_project = nn.Linear(config.text_width, config.width)
+        widths = side_widths(config)
+        for side, width in widths.items():  # part by part, not side by side: seeds and optimisers follow this order
+            self.add_module(f"{side}_standardise", Standardise(width))
+        for side, width in widths.items():
+            self.add_module(f"{side}_project", nn.Linear(width, config.width))
         self.positions = GridPositions(config.width, config.image_grid, config.image_prefix)
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
-        self.image_out = nn.Linear(config.width, config.width)
-        self.text_out = nn.Linear(config.width, config.width)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        for side in widths:
+            self.add_module(f"{side}_out", nn.Linear(config.width, config.width))
+        start = torch.tensor(math.log(1 / 0.07))
+        if self.reads_texts:
+            self.log_scale = nn.Parameter(start)
+        else:
+            self.register_buffer("log_scale", start)
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether it has text parts."""
+        return self.config.text_width is not None
+
+    @property
+    def standardisers(self) -> dict[Side, Standardise]:
+        """The layers that standardise image and text Tokens."""
+        images: dict[Side, Standardise] = {"image": self.image_standardise}
+        return images | {"text": self.text_standardise} if self.reads_texts else images
 
     def scale(self) -> Float[Tensor, ""]:
         """Factor on cosine similarities, 1 / temperature, never above 100."""
@@ -62,7 +91,12 @@ class CrossFusion(nn.Module):
         return self._embed(self.image_out, *self._alone(self._enter_image(image), image))
 
     def embed_text(self, text: Tokens) -> Float[Tensor, "batch width"]:
-        """Embed texts alone, L2-normalised; an item without any valid token gets the same constant as every other."""
+        """Embed texts alone, L2-normalised; an item without any valid token gets the same constant as every other.
+
+        Raises:
+            InputError: If it is a fusion of images alone.
+        """
+        require_texts(self)
         if not len(text):
             return text.values.new_zeros(0, self.width, dtype=torch.float32)
         return embed_by_length(
@@ -74,7 +108,11 @@ class CrossFusion(nn.Module):
 
         Returns:
             Image Tokens and text Tokens that have seen the other side, and the joint vector of width 2 × ``width``.
+
+        Raises:
+            InputError: If it is a fusion of images alone.
         """
+        require_texts(self)
         x, y = self._enter_image(image), self._enter_text(text)
         for block in self.blocks:
             x, y = block(x, y, _padding(text)), block(y, x, _padding(image))
@@ -89,9 +127,9 @@ class CrossFusion(nn.Module):
             text: Text Tokens of the same items, or ``None``.
 
         Raises:
-            InputError: If both are missing or their batch sizes differ.
+            InputError: If both are missing, their batch sizes differ, or a text is given to a fusion of images alone.
         """
-        check_pair(image, text)
+        check_sides(self, image, text)
         image_embedding = None if image is None else self.embed_image(image)
         text_embedding = None if text is None else self.embed_text(text)
         if image is not None and text is not None:
@@ -149,22 +187,3 @@ class CrossFusion(nn.Module):
 def _padding(tokens: Tokens) -> Tensor | None:
     """Images have no padding unless a row lacks its image, and without a mask the attention kernel is faster."""
     return None if tokens.grid is not None and bool(tokens.valid.all()) else tokens.valid
-
-
-def check_pair(image: Tokens | None, text: Tokens | None) -> None:
-    """Refuse an empty call and pairs whose two sides do not belong together.
-
-    Raises:
-        InputError: If both are missing or their batch sizes differ.
-    """
-    if image is None and text is None:
-        raise InputError(sentence("image, text", expected="at least one of them", got="neither", fix="Pass one."))
-    if image is not None and text is not None and len(image) != len(text):
-        raise InputError(
-            sentence(
-                "text",
-                expected=f"as many texts as images ({len(image)})",
-                got=len(text),
-                fix="Give one text per image, or leave one side out.",
-            )
-        )

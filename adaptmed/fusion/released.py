@@ -4,15 +4,17 @@ Kept to reproduce the paper's parameter counts and behaviour; ``CrossFusion`` is
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adaptmed.fusion.config import MAX_LOG_SCALE, CrossConfig
-from adaptmed.fusion.cross import check_pair
-from adaptmed.types import Fused, Tokens
+from adaptmed.fusion.base import check_sides
+from adaptmed.fusion.config import MAX_LOG_SCALE, CrossConfig, side_widths
+from adaptmed.layers.standardise import Standardise
+from adaptmed.types import Fused, Side, Tokens
 
 FEED_FORWARD_WIDTH = 2048
 
@@ -57,12 +59,18 @@ class ReleasedCrossFusion(nn.Module):
         config: Shape of the fusion, usually ``CrossConfig.released(image_width)``.
     """
 
+    reads_texts: ClassVar[bool] = True
+    has_streams: ClassVar[bool] = False
+    standardisers: ClassVar[dict[Side, Standardise]] = {}
+    image_project: nn.Linear
+    text_project: nn.Linear
+
     def __init__(self, config: CrossConfig) -> None:
         super().__init__()
         self.config = config
         self.width = config.width
-        self.image_project = nn.Linear(config.image_width, config.width, bias=False)
-        self.text_project = nn.Linear(config.text_width, config.width, bias=False)
+        for side, width in side_widths(config).items():
+            self.add_module(f"{side}_project", nn.Linear(width, config.width, bias=False))
         self.layers = nn.ModuleList(
             ReleasedLayer(config.width, config.heads, config.dropout) for _ in range(config.layers)
         )
@@ -94,7 +102,7 @@ class ReleasedCrossFusion(nn.Module):
         Raises:
             InputError: If both are missing or their batch sizes differ.
         """
-        check_pair(image, text)
+        check_sides(self, image, text)
         image_embedding = None if image is None else self.embed_image(image)
         text_embedding = None if text is None else self.embed_text(text)
         if image is not None and text is not None:

@@ -126,14 +126,18 @@ class CoBlock(nn.Module):
         heads: Number of attention heads.
         dropout: Dropout on the three residual branches during training.
         expansion: Hidden width of the feed-forward part as a multiple of ``width``.
+        crosses: False leaves the cross step out, where there is no other modality.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, expansion: int = 4) -> None:
+    def __init__(
+        self, width: int, heads: int, dropout: float = 0.0, expansion: int = 4, *, crosses: bool = True
+    ) -> None:
         super().__init__()
         self.attention = Attention(width, heads)
         self.norm_attention = nn.LayerNorm(width, eps=1e-12)
-        self.cross = Attention(width, heads)
-        self.norm_cross = nn.LayerNorm(width, eps=1e-12)
+        if crosses:
+            self.cross = Attention(width, heads)
+            self.norm_cross = nn.LayerNorm(width, eps=1e-12)
         self.mlp = feed_forward(width, expansion)
         self.norm_mlp = nn.LayerNorm(width, eps=1e-12)
         self.dropout = nn.Dropout(dropout)

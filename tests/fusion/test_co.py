@@ -85,7 +85,7 @@ def random_fusion(config=CONFIG):
     with torch.no_grad():
         for parameter in fusion.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.4)
-    for standardise in (fusion.image_standardise, fusion.text_standardise):
+    for standardise in fusion.standardisers.values():
         width = len(standardise.mean)
         standardise.fit(torch.randn(width).double(), 0.5 + torch.rand(width).double())
     return fusion
@@ -173,6 +173,57 @@ def test_images_without_a_prefix_token_are_pooled_by_the_mean_of_their_valid_gri
         np.testing.assert_allclose(found.pooled[item].detach().numpy(), mean, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_images_alone_against_a_plain_reference(count):
+    """Self-attention and feed-forward alone; the pooled vector is the mean of the valid grid, without the prefix."""
+    fusion, (image, _) = random_fusion(replace(CONFIG, text_width=None)), padded_pairs()
+    found, nothing = fusion.streams(image, layer=count)
+    assert nothing is None
+    for item in range(3):
+        wanted, _ = reference(fusion, image, None, item, count)
+        valid = image.valid[item].numpy()
+        np.testing.assert_allclose(found.values[item].detach().numpy()[valid], wanted, rtol=1e-9, atol=1e-10)
+        assert not found.values[item].detach().numpy()[~valid].any()
+        mean = wanted[1:].mean(0)
+        np.testing.assert_allclose(found.pooled[item].detach().numpy(), mean, rtol=1e-9, atol=1e-10)
+        if count == 4:
+            unit = fusion.embed_image(image)[item].detach().numpy()
+            np.testing.assert_allclose(unit, mean / np.linalg.norm(mean), rtol=1e-9, atol=1e-10)
+
+
+def test_one_pass_gives_several_layers_of_images_alone():
+    fusion, (image, _) = random_fusion(replace(CONFIG, text_width=None)), padded_pairs()
+    for layer, (found, _) in zip((3, 1), fusion.streams_at([3, 1], image), strict=True):
+        assert torch.equal(found.values, fusion.streams(image, layer=layer)[0].values)
+
+
+@pytest.mark.parametrize(
+    ("text_width", "layer", "frozen"),
+    [
+        (5, None, {"image_pool", "text_pool"}),
+        (5, 2, {"image_pool", "text_pool", "image_layers.3"}),
+        (5, 4, {"image_pool", "text_pool"}),
+        (None, None, set()),
+        (None, 2, {"image_layers.2", "image_layers.3"}),
+    ],
+)
+def test_what_reading_streams_leaves_out_is_frozen(text_width, layer, frozen):
+    """Exactly the parameters that the text stream and the image stream at that layer do not depend on."""
+    fusion, (image, text) = random_fusion(replace(CONFIG, text_width=text_width)), padded_pairs()
+    fusion.freeze_unread(layer)
+    still = {name.rpartition(".")[0] for name, p in fusion.named_parameters() if not p.requires_grad}
+    assert {name for part in still for name in frozen if part.startswith(name)} == frozen
+    assert all(part.startswith(tuple(frozen)) for part in still)
+    fusion.requires_grad_(requires_grad=True)
+    last = fusion.streams(image, text)[1] if text_width else None
+    read = fusion.streams(image, text if text_width else None, layer=layer)[0].values.sum()
+    read = read if last is None else read + last.values.sum()
+    gradients = torch.autograd.grad(read, list(fusion.parameters()), allow_unused=True)
+    unread = {n for (n, _), g in zip(fusion.named_parameters(), gradients, strict=True) if g is None}
+    assert {name for name in unread if not name.startswith(tuple(frozen) or ("-",))} == set()
+    assert {name.rpartition(".")[0] for name in unread} == still
+
+
 def test_hidden_patches_are_not_computed():
     """M3AE at 288 pixels: of 324 patches 81 are kept, and with CLS the fusion computes 82 image tokens."""
     fusion = CoFusion(replace(CONFIG, layers=2)).eval()
@@ -209,14 +260,16 @@ def test_tokens_of_another_layout_are_refused():
         random_fusion().embed_image(replace(image, prefix=0))
 
 
-def test_the_papers_size_has_as_many_parameters_as_counted_by_hand():
+@pytest.mark.parametrize(("text_width", "wanted"), [(768, 115_785_216), (None, 43_118_592)])
+def test_the_papers_size_has_as_many_parameters_as_counted_by_hand(text_width, wanted):
     dense = 768 * 768 + 768
     attention_and_norm = 4 * dense + 2 * 768
     feed_forward_and_norm = 768 * 3072 + 3072 + 3072 * 768 + 768 + 2 * 768
-    modality = dense + 768 + 6 * (2 * attention_and_norm + feed_forward_and_norm) + dense  # in, type, layers, pool
+    alone = dense + 768 + 6 * (attention_and_norm + feed_forward_and_norm)  # in, type, layers
+    pair = 2 * (alone + 6 * attention_and_norm + dense)  # with cross steps and a pooler
     with torch.device("meta"):
-        paper = build_fusion(CoConfig.paper())
-    assert sum(p.numel() for p in paper.parameters()) == 2 * modality == 115_785_216
+        paper = build_fusion(CoConfig.paper(text_width=text_width))
+    assert sum(p.numel() for p in paper.parameters()) == (alone if text_width is None else pair) == wanted
 
 
 def test_the_light_size_leaves_room_for_pretraining_under_a_tenth_of_the_encoders():

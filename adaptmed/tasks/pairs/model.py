@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from adaptmed.adaptor.features import pooled_path
 from adaptmed.fusion import Fusion
+from adaptmed.fusion.config import side_widths
 from adaptmed.layers.standardise import Standardise
 from adaptmed.training.encoders import OnlineEncoders
 from adaptmed.training.optimiser import Group, at_rate, parameter_groups
@@ -158,7 +159,8 @@ def joint_width(fusion: Fusion) -> int:
 
 def token_widths(fusion: Fusion) -> tuple[int, int]:
     """Widths of the image's and the text's Tokens."""
-    return fusion.config.image_width, fusion.config.text_width
+    widths = side_widths(fusion.config)
+    return widths["image"], widths["text"]
 
 
 def tuning_of(
