@@ -1,10 +1,14 @@
 """Files of a bank: hashes, writing whole or not at all, reading json or saying in words why not."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaptmed.errors import BankError, sentence
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FIX = "Delete it and run the same `adaptmed embed` again, or embed into another --out."
 
@@ -33,3 +37,40 @@ def other_form(path: Path, expected: str, got: object, *, fix: str = _FIX) -> Ba
     if isinstance(got, Exception):
         got = f"{type(got).__name__}: {got}"
     return BankError(sentence(str(path), expected=expected, got=got, fix=fix))
+
+
+def read_rows(path: Path, *, fix: str) -> "pd.DataFrame":
+    """Read the rows of a bank.
+
+    Args:
+        path: The parquet file.
+        fix: The way out.
+
+    Raises:
+        BankError: It is missing or cut.
+    """
+    import pandas as pd  # half of the time of `from adaptmed import Adaptor`, which opens no bank
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        got = f"{type(error).__name__}: {str(error)[:200]}"
+        raise BankError(sentence(str(path), expected="the rows of the bank", got=got, fix=fix)) from error
+
+
+def require_shards(sizes: Mapping[Path, int], *, fix: str) -> None:
+    """Check that every shard is there in its whole length.
+
+    Args:
+        sizes: In bytes, by path.
+        fix: The way out.
+
+    Raises:
+        BankError: One is not.
+    """
+    for path, wanted in sizes.items():
+        size = path.stat().st_size if path.exists() else 0
+        if size != wanted:
+            expected, got = f"a shard of {wanted} bytes", f"{size} bytes"
+            raise BankError(sentence(str(path), expected=expected, got=got, fix=fix))

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptmed.bank.format import INFO, PLAN, ROWS, BankInfo, Kind, StoredImages
+from adaptmed.bank.files import read_rows, require_shards
+from adaptmed.bank.format import INFO, PLAN, ROWS, BankInfo, Kind, StoredImages, StoredTexts
 from adaptmed.bank.mapped import MappedShards
 from adaptmed.bank.shards import tap_names
 from adaptmed.errors import BankError, sentence
@@ -58,8 +59,10 @@ class Bank:
             fix = "Run the same `adaptmed embed` again to finish it." if got != "no bank.json" else "Check the path."
             raise BankError(sentence(str(folder), expected="a whole bank", got=got, fix=fix))
         info = BankInfo.read(folder / INFO)
-        _require_shards(folder, info)
-        return cls(folder, info, _read_rows(folder))
+        fix = f"Delete {folder / INFO} and run the same `adaptmed embed` again: it writes what is missing."
+        sizes = {folder / f"{shard.file}.safetensors": shard.size_bytes for shard in info.shards}
+        require_shards(sizes, fix=fix)
+        return cls(folder, info, read_rows(folder / ROWS, fix=fix))
 
     def __len__(self) -> int:
         return self.info.rows
@@ -68,6 +71,33 @@ class Bank:
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the class numbers; empty without a class column."""
         return self.info.classes
+
+    @property
+    def images(self) -> StoredImages:
+        """The facts of its image Tokens.
+
+        Raises:
+            BankError: The bank holds no images.
+        """
+        if self.info.images is None:
+            raise self._lacks("images", "--image-encoder")
+        return self.info.images
+
+    @property
+    def texts(self) -> StoredTexts:
+        """The facts of its text Tokens.
+
+        Raises:
+            BankError: The bank holds no texts.
+        """
+        if self.info.texts is None:
+            raise self._lacks("texts", "--text-encoder")
+        return self.info.texts
+
+    @property
+    def holds_texts(self) -> bool:
+        """Whether it has Tokens of texts."""
+        return self.info.texts is not None
 
     def subset(self, split: str | None) -> Rows:
         """Return the row numbers of one split (``train``, ``validate``, ``test``); ``None`` gives all rows.
@@ -88,7 +118,6 @@ class Bank:
         Raises:
             BankError: The bank holds no images, or volumes.
         """
-        self._images()
         self._require_pictures()
         return self.item_tokens(self._index("image", rows), dtype)
 
@@ -109,7 +138,7 @@ class Bank:
         Raises:
             BankError: The bank holds no images.
         """
-        images, items = self._images(), np.asarray(items, dtype=np.int64)
+        images, items = self.images, np.asarray(items, dtype=np.int64)
         values = self._shards["image"].gather("values", items)
         valid = torch.from_numpy(items >= 0)[:, None].repeat(1, values.shape[1])
         pooled = self._shards["image"].gather("pooled", items)
@@ -123,7 +152,7 @@ class Bank:
         Raises:
             BankError: The bank holds no taps.
         """
-        names = tap_names(len(self._images().taps))
+        names = tap_names(len(self.images.taps))
         if not names:
             raise self._lacks("taps", "--taps 4")
         items = np.asarray(items, dtype=np.int64)
@@ -137,7 +166,7 @@ class Bank:
         Raises:
             BankError: The bank holds no pixels.
         """
-        if not self._images().pixels:
+        if not self.images.pixels:
             raise self._lacks("pixels", "--pixels")
         return self._shards["image"].gather("pixels", np.asarray(items, dtype=np.int64))
 
@@ -155,7 +184,7 @@ class Bank:
         Raises:
             BankError: The bank holds no masked views, or fewer.
         """
-        images, items, views = self._images(), self._index("image", rows), np.asarray(views, dtype=np.int64)
+        images, items, views = self.images, self._index("image", rows), np.asarray(views, dtype=np.int64)
         if images.masked_views == 0:
             raise self._lacks("masked views", "--masked-views 4")
         if len(views) and not (views.min() >= 0 and views.max() < images.masked_views):
@@ -172,7 +201,7 @@ class Bank:
         Raises:
             BankError: The bank holds no texts.
         """
-        if self.info.texts is None:
+        if not self.holds_texts:
             raise self._lacks("texts", "--text-encoder")
         index = self._index("text", rows)
         values, valid = self._shards["text"].gather_ragged("values", "offsets", index)
@@ -184,7 +213,7 @@ class Bank:
         Raises:
             BankError: The bank holds no texts.
         """
-        if self.info.texts is None:
+        if not self.holds_texts:
             raise self._lacks("word ids", "--text-encoder")
         ids, valid = self._shards["text"].gather_ragged("input_ids", "id_offsets", self._index("text", rows))
         return ids.long(), valid
@@ -192,7 +221,7 @@ class Bank:
     def batch(self, rows: Rows, dtype: torch.dtype | None = None) -> Batch:
         """Return everything the bank holds of these rows."""
         rows = np.asarray(rows, dtype=np.int64)
-        texts = self.info.texts is not None
+        texts = self.holds_texts
         ids, ids_valid = self.input_ids(rows) if texts else (None, None)
         return Batch(
             rows=torch.from_numpy(rows),
@@ -244,11 +273,6 @@ class Bank:
     def _labels(self) -> NDArray[np.float32]:
         return self.rows[list(self.info.labels)].to_numpy(np.float32)
 
-    def _images(self) -> StoredImages:
-        if self.info.images is None:
-            raise self._lacks("images", "--image-encoder")
-        return self.info.images
-
     def _require_pictures(self) -> None:
         if self.holds_volumes:
             got, fix = "a bank of volumes", "Use `--task segmentation`, which reads volumes slice by slice."
@@ -257,27 +281,3 @@ class Bank:
     def _lacks(self, part: str, option: str) -> BankError:
         fix = f"Run `adaptmed embed` with {option} into another --out."
         return BankError(sentence(str(self.folder), expected=f"a bank that holds {part}", got="none of them", fix=fix))
-
-
-def _read_rows(folder: Path) -> "pd.DataFrame":
-    import pandas as pd  # half of the time of `from adaptmed import Adaptor`, which opens no bank
-    import pyarrow as pa
-
-    try:
-        return pd.read_parquet(folder / ROWS)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        expected, got = "the rows of the bank", f"{type(error).__name__}: {str(error)[:200]}"
-        raise BankError(sentence(str(folder / ROWS), expected=expected, got=got, fix=_again(folder))) from error
-
-
-def _require_shards(folder: Path, info: BankInfo) -> None:
-    for shard in info.shards:
-        path = folder / f"{shard.file}.safetensors"
-        size = path.stat().st_size if path.exists() else 0
-        if size != shard.size_bytes:
-            expected, got = f"a shard of {shard.size_bytes} bytes", f"{size} bytes"
-            raise BankError(sentence(str(path), expected=expected, got=got, fix=_again(folder)))
-
-
-def _again(folder: Path) -> str:
-    return f"Delete {folder / INFO} and run the same `adaptmed embed` again: it writes what is missing."
