@@ -100,7 +100,7 @@ def by_hand(fusion, batches) -> tuple[list[float], list[float]]:
 def ours(adaptor, batches) -> tuple[list[float], list[float]]:
     """Our module under Lightning."""
     online = Online(image_lora=LoRA(rank=8), augment=False)
-    adaptor.encoders.load_image().attach_lora("image", online.image_lora, seed=step_seed(0, -3))
+    adaptor.encoders.attach_lora("image", online.image_lora, seed=step_seed(0, -3))
     task = Pretraining(
         adaptor.fusion, METHOD, seed=0, steps=len(batches), online=OnlineEncoders(adaptor.encoders, online)
     )

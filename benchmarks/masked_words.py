@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("bank", type=Path, nargs="?", default=Path("runs/bench/answering-2025/reports"))
     arguments = parser.parse_args()
     bank, adaptor = Bank.open(arguments.bank), Adaptor.from_pretrained(arguments.run, load_encoders=False)
-    encoder = adaptor.encoders.load_text().text
+    encoder = adaptor.encoders.load_text()
     assert encoder is not None
     head = TiedWordHead(adaptor.width, words_of(encoder).embeddings)
     load_pretext(arguments.run, nn.ModuleDict({"words": head}))

@@ -18,11 +18,9 @@ KNOWN_FOLDERS = {"data": 18}
 KNOWN_COMMANDS = {"pretrain": 31}
 KNOWN_TASKS: set[str] = set()
 KNOWN_FUSIONS = {
-    "adaptor/model.py",
     "pretraining/job.py",
     "pretraining/module.py",
     "pretraining/reconstruction.py",
-    "tasks/pairs/coordination.py",
 }
 KNOWN_NEGATIVES = {"cli/pretrain.py"}
 KNOWN_CLI: set[str] = set()

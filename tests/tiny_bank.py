@@ -23,8 +23,12 @@ def write_tiny_bank(
     noise: float = 0.5,
     shard_size: int = 16,
     image_lora: str | None = None,
+    holds_texts: bool = True,
 ) -> Bank:
-    """60 pairs of 40 patients; label ``a`` and ``b`` are two of the hidden causes, ``b`` unknown for every tenth."""
+    """60 pairs of 40 patients; label ``a`` and ``b`` are two of the hidden causes, ``b`` unknown for every tenth.
+
+    Without texts its image Tokens and labels are the same.
+    """
     generator = torch.Generator().manual_seed(seed)
     cause = (torch.rand(pairs, CAUSES, generator=generator) < 0.4).float()
     mix = {width: torch.randn(CAUSES, width, generator=generator) for width in (IMAGE_WIDTH, TEXT_WIDTH)}
@@ -34,7 +38,8 @@ def write_tiny_bank(
         return values.half()
 
     source = TokenSource("fake:image", "aa" * 32, preprocessing=Preprocessing((8, 12), HALF, HALF), lora=image_lora)
-    plan = Plan(source, TokenSource("fake:text", "bb" * 32, max_tokens=9), "m" * 64, f"{seed}", shard_size=shard_size)
+    beside = TokenSource("fake:text", "bb" * 32, max_tokens=9) if holds_texts else None
+    plan = Plan(source, beside, "m" * 64, f"{seed}", shard_size=shard_size)
     begin(folder, plan)
     images, texts = tokens(7, IMAGE_WIDTH), tokens(5, TEXT_WIDTH)
     lengths = torch.randint(2, 6, (pairs,), generator=generator)
@@ -43,12 +48,15 @@ def write_tiny_bank(
         part = images[span]
         valid = torch.ones(part.shape[:2], dtype=torch.bool)
         write_image_shard(folder, number, [Tokens(part, valid, part.mean(1), GRID, 1)])
+        if not holds_texts:
+            continue
         ragged = [text[:length] for text, length in zip(texts[span], lengths[span], strict=True)]
         kept = torch.arange(5)[None] < lengths[span, None]
         ids = TokenIds(torch.randint(1, 99, kept.shape, generator=generator) * kept, kept, torch.zeros(len(ragged)) > 0)
         write_text_shard(folder, number, ragged, [text.mean(0) for text in ragged], ids)
     info = BankInfo(manifest="m.csv", manifest_sha256="m" * 64, labels=("a", "b"), has_patients=True)
-    seal(folder, plan, info, _rows(cause.numpy()))
+    rows = _rows(cause.numpy())
+    seal(folder, plan, info, rows if holds_texts else rows.assign(text_index=-1))
     return Bank.open(folder)
 
 

@@ -8,22 +8,20 @@ from adaptmed.adaptor.saving import AdaptorConfig
 _CARD = """---
 library_name: adaptmed
 base_model:
-- {image}
-- {text}
+{models}
 base_model_relation: adapter
 tags:
 - medical-imaging
 - parameter-efficient
 ---
-# Adaptor for {image} and {text}
+# Adaptor for {names}
 
-A cross-modal fusion between two frozen encoders: {trainable:,} trainable parameters
-({share:.1f} % of the {frozen:,} frozen ones). The encoders are not in this folder.
+{what}: {trainable:,} trainable parameters
+({share:.1f} % of the {frozen:,} frozen ones). The {encoders} not in this folder.
 
 | encoder | fingerprint |
 |---|---|
-| {image} | `{image_fingerprint}` |
-| {text} | `{text_fingerprint}` |
+{fingerprints}
 
 ```python
 from adaptmed import Adaptor
@@ -51,15 +49,17 @@ def model_card(config: AdaptorConfig, *, trainable_parameters: int, metrics: Map
         trainable_parameters: Parameters of the fusion.
         metrics: Name to number, printed as they are.
     """
-    frozen = config.image.parameters + config.text.parameters
+    records = [record for record in (config.image, config.text) if record is not None]
+    frozen, alone = sum(record.parameters for record in records), config.text is None
     rows = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
     return _CARD.format(
-        image=config.image.name,
-        text=config.text.name,
+        models="\n".join(f"- {record.name}" for record in records),
+        names=" and ".join(record.name for record in records),
+        what="A fusion on one frozen image encoder" if alone else "A cross-modal fusion between two frozen encoders",
+        encoders="encoder is" if alone else "encoders are",
         trainable=trainable_parameters,
         frozen=frozen,
         share=100 * trainable_parameters / max(frozen, 1),
-        image_fingerprint=config.image.fingerprint,
-        text_fingerprint=config.text.fingerprint,
+        fingerprints="\n".join(f"| {record.name} | `{record.fingerprint}` |" for record in records),
         measured=f"| what | value |\n|---|---|\n{rows}" if rows else "Nothing yet.",
     )

@@ -1,53 +1,39 @@
-"""The frozen half of an Adaptor: two encoders, or the records of them, and how their Tokens are laid out."""
+"""The frozen half of an Adaptor: its encoders, or the records of them, and how their Tokens are laid out."""
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
+from adaptmed.adaptor.inputs import Images, Texts, listed, pixels_of
 from adaptmed.adaptor.records import EncoderRecord, record_image, record_text
 from adaptmed.bank.layout import Layout, arrange_image, arrange_text
 from adaptmed.encoders import load_image_encoder, load_text_encoder
 from adaptmed.errors import FingerprintError, InputError, sentence
-from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, Tokens
+from adaptmed.types import ImageEncoder, Side, TextEncoder, Tokens
 
 if TYPE_CHECKING:
     from adaptmed.lora import LoRA
 
-Side = Literal["image", "text"]
 SIDES: tuple[Side, ...] = ("image", "text")
 
-Images = Tokens | Float[Tensor, "batch 3 height width_px"] | Sequence[str | Path | np.ndarray | Image.Image]
-Texts = Tokens | Sequence[str]
 Encoder = TypeVar("Encoder", ImageEncoder, TextEncoder)
-_WANTED = {
-    "image": (
-        "files, arrays or Pillow images",
-        "a file, an array or a Pillow image",
-        "Pass arrays (height, width[, 3]), or one Tensor (batch, 3, height, width) of normalised pixels.",
-    ),
-    "text": ("strings", "a string", "Leave rows without text out, or give the empty string."),
-}
 
 
 class FrozenEncoders(nn.Module):
-    """Two frozen encoders that may be loaded later: without them only Tokens are taken, as a bank gives them.
+    """Frozen encoders that may be loaded later: without them only Tokens are taken, as a bank gives them.
 
     Args:
         image: Record of the image encoder.
-        text: Record of the text encoder.
+        text: Record of the text encoder; ``None`` where images are all there is.
         layout: How image Tokens are laid out before the fusion: ``gridN``, ``all`` or ``pooled``.
     """
 
-    def __init__(self, image: EncoderRecord, text: EncoderRecord, layout: str) -> None:
+    def __init__(self, image: EncoderRecord, text: EncoderRecord | None, layout: str) -> None:
         super().__init__()
         self.image_record = image
         self.text_record = text
@@ -58,63 +44,100 @@ class FrozenEncoders(nn.Module):
         self.checked: set[Side] = set()
 
     @classmethod
-    def of(cls, image: str | ImageEncoder, text: str | TextEncoder, layout: str) -> Self:
-        """Load two encoders by name, or take them as they are, and record them."""
+    def of(cls, image: str | ImageEncoder, text: str | TextEncoder | None, layout: str) -> Self:
+        """Load encoders by name, or take them as they are, and record them."""
         image_encoder = load_image_encoder(image) if isinstance(image, str) else image
         text_encoder = load_text_encoder(text) if isinstance(text, str) else text
-        frozen = cls(record_image(image_encoder), record_text(text_encoder), layout)
+        text_record = None if text_encoder is None else record_text(text_encoder)
+        frozen = cls(record_image(image_encoder), text_record, layout)
         frozen.image, frozen.text = image_encoder, text_encoder
         return frozen
 
     @property
+    def records(self) -> dict[Side, EncoderRecord]:
+        """The records of the encoders there are, by side, images first."""
+        images: dict[Side, EncoderRecord] = {"image": self.image_record}
+        return images if self.text_record is None else images | {"text": self.text_record}
+
+    def record_of(self, side: Side, name: str | None = None) -> EncoderRecord:
+        """Return the record of one encoder.
+
+        Args:
+            side: Which one.
+            name: What asks for it, named in the error; the side itself when left out.
+
+        Raises:
+            InputError: It is the text encoder, and there is none.
+        """
+        found = self.records.get(side)
+        if found is None:
+            fix = "Leave texts out, or make the adaptor with a text encoder."
+            expected, got = "an adaptor that has a text encoder", "one of images alone"
+            raise InputError(sentence(name or side, expected=expected, got=got, fix=fix))
+        return found
+
+    @property
+    def widths(self) -> tuple[int, int | None]:
+        """Widths of the image and the text Tokens; ``None`` without a text encoder."""
+        return self.image_record.width, None if self.text_record is None else self.text_record.width
+
+    @property
     def parameters_count(self) -> int:
-        """Frozen parameters of both encoders, loaded or not."""
-        return self.image_record.parameters + self.text_record.parameters
+        """Frozen parameters of the encoders, loaded or not."""
+        return sum(record.parameters for record in self.records.values())
 
     def load(self) -> Self:
-        """Load both encoders by their recorded names, unless they are there, and check their fingerprints.
+        """Load the encoders by their recorded names, unless they are there, and check their fingerprints.
 
         Raises:
             FingerprintError: If the weights found are not those recorded; both values are named.
         """
-        return self.load_image().load_text()
+        for side in self.records:
+            self._load(side)
+        return self
 
-    def load_image(self) -> Self:
-        """Load the image encoder alone at its recorded input size, as :meth:`load` does.
+    def load_image(self) -> ImageEncoder:
+        """Load the image encoder alone at its recorded input size, as :meth:`load` does, and return it.
 
         Raises:
             InputError: If an input that is not square was recorded and is not the model's own.
         """
         if self.image is None:
-            self.image = _load_at(self.image_record.name, self._facts().image_size_px)
+            self.image = _load_at(self.image_record.name, self.image_record.inputs.image_size_px)
         self._check("image", self.image, self.image_record)
-        return self
+        return self.image
 
-    def load_text(self) -> Self:
-        """Load the text encoder alone, as :meth:`load` does; embedding prompts needs no more."""
+    def load_text(self) -> TextEncoder:
+        """Load the text encoder alone, as :meth:`load` does, and return it; embedding prompts needs no more.
+
+        Raises:
+            InputError: If there is none.
+        """
+        record = self.record_of("text")
         if self.text is None:
-            self.text = load_text_encoder(self.text_record.name)
-        self._check("text", self.text, self.text_record)
-        return self
+            self.text = load_text_encoder(record.name)
+        self._check("text", self.text, record)
+        return self.text
 
     def find_lora(self, folder: Path) -> None:
         """Say where the recorded LoRA stands: in ``image_lora`` and ``text_lora`` of a saved adaptor or a bank."""
-        records: dict[Side, EncoderRecord] = {"image": self.image_record, "text": self.text_record}
-        self.lora_folders = {side: folder / f"{side}_lora" for side in SIDES if records[side].lora is not None}
+        tuned = [side for side, record in self.records.items() if record.lora is not None]
+        self.lora_folders = {side: folder / f"{side}_lora" for side in tuned}
 
     def attach_lora(self, side: Side, lora: "LoRA", *, seed: int = 0) -> None:
-        """Put fresh LoRA inside one encoder; it is recorded when the adaptor is saved.
+        """Load one encoder unless it is there, and put fresh LoRA inside; it is recorded when the adaptor is saved.
 
         Raises:
-            InputError: The encoder is not loaded, has no layers of a role, or has LoRA already.
+            InputError: The encoder has no layers of a role or has LoRA already, or there is no text encoder.
+            FingerprintError: If the weights found are not those recorded.
         """
         from adaptmed.lora import attach
 
-        attach(self._encoder(side), lora, seed=seed)
-        self.checked.add(side)
+        self.record_of(side, f"{side}_lora")
+        attach(self._load(side), lora, seed=seed)
 
     def merge_lora(self) -> None:
-        """Add LoRA to the weights of both encoders, whose modules are then the libraries' plain ones."""
+        """Add LoRA to the weights of the encoders, whose modules are then the libraries' plain ones."""
         from adaptmed.lora import merge
 
         for encoder in self._tuned().values():
@@ -142,9 +165,10 @@ class FrozenEncoders(nn.Module):
         """The record of one encoder with the LoRA it has now.
 
         Raises:
-            InputError: LoRA is merged into the weights, so that they are not the pretrained ones.
+            InputError: LoRA is merged into the weights, so that they are not the pretrained ones, or there is no such
+                encoder.
         """
-        record = self.image_record if side == "image" else self.text_record
+        record = self.record_of(side)
         tuned = self._tuned().get(side)
         if tuned is None:
             return record
@@ -154,7 +178,7 @@ class FrozenEncoders(nn.Module):
         return replace(record, lora=tuned.lora.digest())
 
     def lora_parameters(self) -> list[nn.Parameter]:
-        """The LoRA tensors of both encoders."""
+        """The LoRA tensors of the encoders."""
         return [parameter for encoder in self._tuned().values() for parameter in encoder.lora.parameters()]
 
     def image_tokens(self, images: Images, device: torch.device) -> Tokens:
@@ -170,7 +194,7 @@ class FrozenEncoders(nn.Module):
         if isinstance(images, Tokens):
             return images
         encoder = _loaded(self.image, "images")
-        pixels = images if isinstance(images, Tensor) else self._pixels(images)
+        pixels = images if isinstance(images, Tensor) else pixels_of(images, self.image_record.inputs)
         with _without_graph(encoder):
             tokens = encoder(pixels.to(_device_of(encoder)))
         return arrange_image(tokens, Layout.parse(self.layout)).to(device)
@@ -183,12 +207,13 @@ class FrozenEncoders(nn.Module):
             device: Where the Tokens are wanted; the encoder works where it is.
 
         Raises:
-            InputError: If the list is empty or none, or the encoder is not loaded.
+            InputError: If the list is empty or none, or the encoder is not loaded, or there is none.
         """
+        record = self.record_of("text", "texts")
         if isinstance(texts, Tokens):
             return texts
         encoder = _loaded(self.text, "texts")
-        found = encoder.tokenize(_listed(texts, "text", (str,)), self.text_record.max_tokens)
+        found = encoder.tokenize(listed(texts, "text", (str,)), record.max_tokens)
         own = _device_of(encoder)
         with _without_graph(encoder):
             tokens = encoder(found.input_ids.to(own), found.valid.to(own))
@@ -197,10 +222,10 @@ class FrozenEncoders(nn.Module):
     def example_image_tokens(self) -> Tokens:
         """Tokens of one black image where the image encoder is, to learn the grid and the number of prefix tokens."""
         device = _device_of(_loaded(self.image, "images"))
-        return self.image_tokens(torch.zeros(1, 3, *self._facts().image_size_px), device)
+        return self.image_tokens(torch.zeros(1, 3, *self.image_record.inputs.image_size_px), device)
 
-    def _encoder(self, side: Side) -> Any:
-        return _loaded(self.image, "images") if side == "image" else _loaded(self.text, "texts")
+    def _load(self, side: Side) -> Any:
+        return self.load_image() if side == "image" else self.load_text()
 
     def _tuned(self) -> dict[Side, Any]:
         """The loaded encoders that have LoRA."""
@@ -219,34 +244,6 @@ class FrozenEncoders(nn.Module):
             load(encoder, self.lora_folders[side])
         found = None if getattr(encoder, "lora", None) is None else encoder.lora.digest()
         _check_same(f"{side} encoder", record.name, "LoRA", record.lora, found)
-
-    def _pixels(
-        self, images: Sequence[str | Path | np.ndarray | Image.Image]
-    ) -> Float[Tensor, "batch 3 height width_px"]:
-        from adaptmed.data.images import as_array, prepare
-
-        items = _listed(images, "image", (str, Path, np.ndarray, Image.Image))
-        return torch.stack([prepare(as_array(item), self._facts()) for item in items])
-
-    def _facts(self) -> Preprocessing:
-        facts = self.image_record.preprocessing
-        assert facts is not None  # an image record always has them
-        return facts
-
-
-def _listed(found: object, kind: Literal["image", "text"], types: tuple[type, ...]) -> list[Any]:
-    """Return the items of a list of images or texts; a single one, an empty list and other items are refused."""
-    some, one, fix = _WANTED[kind]
-    if isinstance(found, (bytes, *types)) or not isinstance(found, Iterable):
-        got = f"a single {type(found).__name__}"
-        raise InputError(sentence(f"{kind}s", expected=f"a list of {some}", got=got, fix=f"Pass a list: [{kind}]."))
-    items = list(found)
-    if not items:
-        raise InputError(sentence(f"{kind}s", expected="at least one of them", got="none", fix="Pass a list of some."))
-    for index, item in enumerate(items):
-        if not isinstance(item, types):
-            raise InputError(sentence(f"{kind}s[{index}]", expected=one, got=type(item).__name__, fix=fix))
-    return items
 
 
 def _load_at(name: str, size_px: tuple[int, int]) -> ImageEncoder:

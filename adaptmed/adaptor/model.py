@@ -1,4 +1,4 @@
-"""The Adaptor: two frozen encoders and the trainable fusion between their Tokens."""
+"""The Adaptor: frozen encoders of images and texts, or of images alone, and the trainable fusion of their Tokens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adaptmed.adaptor.card import model_card
-from adaptmed.adaptor.frozen import FrozenEncoders, Images, Texts
-from adaptmed.adaptor.records import records_of
-from adaptmed.adaptor.saving import AdaptorConfig, find_adaptor, library_versions, read_adaptor, write_adaptor
+from adaptmed.adaptor.frozen import FrozenEncoders
+from adaptmed.adaptor.inputs import Images, Texts
+from adaptmed.adaptor.records import records_of, require_same_sides
+from adaptmed.adaptor.saving import (
+    AdaptorConfig,
+    fill_fusion,
+    find_adaptor,
+    library_versions,
+    read_adaptor,
+    write_adaptor,
+)
 from adaptmed.bank import Bank
-from adaptmed.errors import InputError, sentence
-from adaptmed.fusion import Fusion, ReleasedCrossFusion, build_fusion
+from adaptmed.fusion import Fusion, build_fusion
 from adaptmed.fusion.config import check_kind, from_json, fusion_config, to_json
 from adaptmed.fusion.standardise import channel_statistics
 from adaptmed.types import Fused, ImageEncoder, TextEncoder
@@ -26,14 +33,17 @@ if TYPE_CHECKING:
 
 
 class Adaptor(nn.Module):
-    """Two frozen encoders, and the trainable fusion between their Tokens.
+    """Two frozen encoders and the trainable fusion between their Tokens, or an image encoder and a fusion of its own.
 
     Build one with :meth:`from_encoders`, :meth:`from_bank` or :meth:`from_pretrained`. Without its encoders in memory
     an Adaptor works on Tokens, which is all that training from a bank needs.
 
     Args:
         fusion: The trainable part, as ``adaptmed.fusion.build_fusion`` makes it.
-        encoders: The frozen part.
+        encoders: The frozen part, with a text encoder exactly where the fusion reads texts.
+
+    Raises:
+        InputError: If one of the two reads texts and the other does not.
 
     Example:
         >>> adaptor = Adaptor.from_encoders("bundled:dinov2-small", "bundled:minilm-l6")  # doctest: +SKIP
@@ -42,6 +52,7 @@ class Adaptor(nn.Module):
 
     def __init__(self, fusion: Fusion, encoders: FrozenEncoders) -> None:
         super().__init__()
+        require_same_sides(fusion, encoders.text_record)
         self.fusion = fusion
         self.encoders = encoders
 
@@ -49,7 +60,7 @@ class Adaptor(nn.Module):
     def from_encoders(
         cls,
         image: str | ImageEncoder,
-        text: str | TextEncoder,
+        text: str | TextEncoder | None = None,
         *,
         fusion: str = "cross",
         width: int = 256,
@@ -60,13 +71,13 @@ class Adaptor(nn.Module):
         image_lora: "LoRA | None" = None,
         text_lora: "LoRA | None" = None,
     ) -> Self:
-        """Put a fresh fusion between two frozen encoders, in evaluation mode; call ``train()`` before training it.
+        """Put a fresh fusion on frozen encoders, in evaluation mode; call ``train()`` before training it.
 
         The fusion goes to the image encoder's device, and so does a text encoder that is an ``nn.Module``.
 
         Args:
             image: Name (``timm:…``, ``hf:…``, ``open_clip:…``, ``bundled:…``) or the encoder itself.
-            text: Name or the encoder itself.
+            text: Name or the encoder itself; ``None`` makes an adaptor of images alone.
             fusion: Kind of fusion: ``cross`` or ``co``.
             width: Width of the fusion and of the embeddings.
             layers: Layers: 2 of ``cross``, shared between the modalities, or 6 of ``co`` per modality when left out.
@@ -78,7 +89,8 @@ class Adaptor(nn.Module):
             text_lora: Fresh LoRA inside the text encoder.
 
         Raises:
-            InputError: If a name, the kind of fusion, a size or a role of LoRA is not one there is.
+            InputError: If a name, the kind of fusion, a size or a role of LoRA is not one there is, or ``text_lora`` or
+                ``faithful`` is given without a text encoder.
         """
         check_kind(fusion, faithful=faithful)
         encoders = FrozenEncoders.of(image, text, layout)
@@ -89,7 +101,7 @@ class Adaptor(nn.Module):
         tokens = encoders.example_image_tokens()
         shape = fusion_config(
             fusion,
-            (encoders.image_record.width, encoders.text_record.width),
+            encoders.widths,
             grid=tokens.grid or (1, 1),
             prefix=tokens.prefix,
             faithful=faithful,
@@ -111,10 +123,10 @@ class Adaptor(nn.Module):
         dropout: float = 0.1,
         faithful: bool = False,
     ) -> Self:
-        """Put a fresh fusion between the two encoders a bank was made with, without loading them.
+        """Put a fresh fusion on the encoders a bank was made with, without loading them.
 
         Args:
-            bank: Holds Tokens of images and of texts.
+            bank: Holds Tokens of images and of texts, or of images alone: the adaptor then reads no texts either.
             fusion: Kind of fusion: ``cross`` or ``co``.
             width: Width of the fusion and of the embeddings.
             layers: Layers: 2 of ``cross``, shared between the modalities, or 6 of ``co`` per modality when left out.
@@ -123,14 +135,13 @@ class Adaptor(nn.Module):
             faithful: The released arrangement, as in :meth:`from_encoders`.
 
         Raises:
-            BankError: If the bank lacks one of the modalities.
+            BankError: If the bank holds no images.
+            InputError: If ``faithful`` is asked of a bank without texts, or a size is not one there is.
         """
-        image, text = records_of(bank)
-        assert bank.info.images is not None  # else there were no records
-        grid, prefix = bank.info.images.grid, bank.info.images.prefix
-        widths, sizes = (image.width, text.width), {"width": width, "layers": layers, "heads": heads}
-        shape = fusion_config(fusion, widths, grid=grid, prefix=prefix, faithful=faithful, dropout=dropout, **sizes)
-        encoders = FrozenEncoders(image, text, bank.info.layout)
+        encoders = FrozenEncoders(*records_of(bank), bank.info.layout)
+        grid, prefix = bank.images.grid, bank.images.prefix
+        sizes = {"width": width, "layers": layers, "heads": heads, "dropout": dropout}
+        shape = fusion_config(fusion, encoders.widths, grid=grid, prefix=prefix, faithful=faithful, **sizes)
         encoders.find_lora(bank.folder)
         return cls(build_fusion(shape), encoders)
 
@@ -138,15 +149,16 @@ class Adaptor(nn.Module):
         """Fit the fusion's input statistics per channel on rows of a bank; the released arrangement has none.
 
         Args:
-            bank: The Tokens this adaptor will be trained on.
+            bank: The Tokens this adaptor will be trained on. Texts that it lacks keep statistics that change nothing.
             rows: Training rows; at most ``most`` of them, evenly spread, are read.
             most: Rows that are read.
         """
-        if isinstance(self.fusion, ReleasedCrossFusion):
-            return
         rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)]
-        self.fusion.image_standardise.fit(*channel_statistics(bank.image_tokens, rows))
-        self.fusion.text_standardise.fit(*channel_statistics(bank.text_tokens, rows))
+        for side, layer in self.fusion.standardisers.items():
+            if side == "text" and not bank.holds_texts:
+                continue
+            read = bank.image_tokens if side == "image" else bank.text_tokens
+            layer.fit(*channel_statistics(read, rows))
 
     @property
     def width(self) -> int:
@@ -161,7 +173,8 @@ class Adaptor(nn.Module):
             texts: Tokens or a list of strings.
 
         Raises:
-            InputError: If both sides are missing, their lengths differ, or an encoder is needed and not loaded.
+            InputError: If both sides are missing, their lengths differ, an encoder is needed and not loaded, or texts
+                are given to an adaptor of images alone.
         """
         return self.fusion(
             None if images is None else self.encoders.image_tokens(images, self._device()),
@@ -173,11 +186,15 @@ class Adaptor(nn.Module):
         return self.fusion.embed_image(self.encoders.image_tokens(images, self._device()))
 
     def embed_texts(self, texts: Texts) -> Float[Tensor, "batch width"]:
-        """Embed texts alone: L2-normalised, comparable with :meth:`embed_images`."""
+        """Embed texts alone: L2-normalised, comparable with :meth:`embed_images`.
+
+        Raises:
+            InputError: If it is an adaptor of images alone, or the text encoder is needed and not loaded.
+        """
         return self.fusion.embed_text(self.encoders.text_tokens(texts, self._device()))
 
     def load_encoders(self) -> Self:
-        """Load both frozen encoders by their recorded names, unless they are there, and check their fingerprints.
+        """Load the frozen encoders by their recorded names, unless they are there, and check their fingerprints.
 
         Raises:
             FingerprintError: If the weights found are not those this adaptor was trained with.
@@ -210,7 +227,7 @@ class Adaptor(nn.Module):
             versions=library_versions(),
             fusion=to_json(self.fusion.config),
             image=self.encoders.current_record("image"),
-            text=self.encoders.current_record("text"),
+            text=self.encoders.current_record("text") if self.fusion.reads_texts else None,
             layout=self.encoders.layout,
             labels=tuple(labels),
         )
@@ -251,13 +268,16 @@ class Adaptor(nn.Module):
             load_encoders: False leaves the encoders on disk; the adaptor then works on Tokens.
 
         Raises:
-            InputError: If there is no saved adaptor, or it is damaged or of another kind.
+            InputError: If there is no saved adaptor, it is damaged or of another kind, or ``text_encoder`` is given and
+                it reads images alone.
             FingerprintError: If an encoder's weights are not those it was trained with; both values are named.
         """
         config, tensors = read_adaptor(Path(folder))
         fusion = build_fusion(from_json(config.fusion))
-        _fill(fusion, tensors, str(folder))
+        fill_fusion(fusion, tensors, str(folder))
         encoders = FrozenEncoders(config.image, config.text, config.layout)
+        if text_encoder is not None:
+            encoders.record_of("text", "text_encoder")
         encoders.image, encoders.text = image_encoder, text_encoder
         encoders.find_lora(find_adaptor(Path(folder)))
         adaptor = cls(fusion, encoders).eval()
@@ -270,15 +290,3 @@ class Adaptor(nn.Module):
 def trainable_parameters(module: nn.Module) -> int:
     """Number of parameters of ``module`` that training changes."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def _fill(fusion: Fusion, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Load saved tensors into a fusion; missing ones, unknown ones and other shapes are refused."""
-    own = {key: tensor.shape for key, tensor in fusion.state_dict().items()}
-    saved = {key: tensor.shape for key, tensor in tensors.items()}
-    other = sorted(key for key in own.keys() | saved.keys() if own.get(key) != saved.get(key))
-    if other:
-        got = f"another {other[0]}: {saved.get(other[0], 'none')} in place of {own.get(other[0], 'none')}"
-        fix = "Copy or save the adaptor again; its two files do not belong together."
-        raise InputError(sentence(name, expected="the tensors of this fusion", got=got, fix=fix))
-    fusion.load_state_dict(dict(tensors))

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from adaptmed.bank import Bank
-from adaptmed.errors import BankError, sentence
+from adaptmed.errors import InputError, sentence
+from adaptmed.fusion.base import Capabilities
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder
 
 DEFAULT_MAX_TOKENS = 256
@@ -32,6 +33,18 @@ class EncoderRecord:
     preprocessing: Preprocessing | None = None
     max_tokens: int | None = None
     lora: str | None = None
+
+    @property
+    def inputs(self) -> Preprocessing:
+        """Input facts of an image encoder.
+
+        Raises:
+            InputError: It is the record of a text encoder, or a file holds none.
+        """
+        if self.preprocessing is None:
+            expected, fix = "the record of an image encoder", "Copy or save the adaptor again."
+            raise InputError(sentence(self.name, expected=expected, got="one without input facts", fix=fix))
+        return self.preprocessing
 
 
 def record_image(encoder: ImageEncoder) -> EncoderRecord:
@@ -60,17 +73,13 @@ def record_text(encoder: TextEncoder, max_tokens: int = DEFAULT_MAX_TOKENS) -> E
     )
 
 
-def records_of(bank: Bank) -> tuple[EncoderRecord, EncoderRecord]:
-    """The records of the image and the text encoder that a bank was made with.
+def records_of(bank: Bank) -> tuple[EncoderRecord, EncoderRecord | None]:
+    """The records of the image and the text encoder that a bank was made with; ``None`` where it holds no texts.
 
     Raises:
-        BankError: If the bank lacks one of the modalities.
+        BankError: If the bank holds no images.
     """
-    images, texts = bank.info.images, bank.info.texts
-    if images is None or texts is None:
-        fix = "Run `adaptmed embed` with --image-encoder and --text-encoder."
-        got = "texts only" if images is None else "images only"
-        raise BankError(sentence(str(bank.folder), expected="Tokens of images and of texts", got=got, fix=fix))
+    images = bank.images
     image = EncoderRecord(
         name=images.name,
         fingerprint=images.fingerprint,
@@ -79,6 +88,9 @@ def records_of(bank: Bank) -> tuple[EncoderRecord, EncoderRecord]:
         preprocessing=images.preprocessing,
         lora=images.lora,
     )
+    if not bank.holds_texts:
+        return image, None
+    texts = bank.texts
     text = EncoderRecord(
         name=texts.name,
         fingerprint=texts.fingerprint,
@@ -88,6 +100,19 @@ def records_of(bank: Bank) -> tuple[EncoderRecord, EncoderRecord]:
         lora=texts.lora,
     )
     return image, text
+
+
+def require_same_sides(fusion: Capabilities, text: EncoderRecord | None) -> None:
+    """Refuse a fusion that reads texts on an image encoder alone, and the reverse.
+
+    Raises:
+        InputError: If it is so.
+    """
+    words = {True: "images and texts", False: "images alone"}
+    if fusion.reads_texts != (text is not None):
+        fix = "Build the fusion for the widths of these encoders."
+        expected, got = f"a fusion of {words[text is not None]}, as its encoders are", words[fusion.reads_texts]
+        raise InputError(sentence("fusion", expected=expected, got=f"one of {got}", fix=fix))
 
 
 def inside(encoder: ImageEncoder | TextEncoder) -> tuple[int, str | None]:

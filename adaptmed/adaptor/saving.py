@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaptmed.adaptor.records import EncoderRecord
 from adaptmed.errors import InputError, sentence
@@ -32,7 +32,7 @@ class AdaptorConfig:
         versions: Library versions it was written with.
         fusion: Kind and shape of the fusion.
         image: The image encoder.
-        text: The text encoder.
+        text: The text encoder; ``None`` where images are all there is.
         layout: How image Tokens are laid out before the fusion, as the bank stores them: ``all``, ``pooled``, or
             ``gridN`` for an N × N grid.
         labels: Names of the labels the adaptor was judged on, if any.
@@ -42,7 +42,7 @@ class AdaptorConfig:
     versions: dict[str, str]
     fusion: dict[str, Any]
     image: EncoderRecord
-    text: EncoderRecord
+    text: EncoderRecord | None
     layout: str
     labels: tuple[str, ...] = ()
 
@@ -127,12 +127,30 @@ def read_adaptor(folder: Path) -> tuple[AdaptorConfig, dict[str, Tensor]]:
         raise _damaged(f"{name}: labels", "a list", repr(values["labels"]))
     values["labels"] = tuple(values["labels"])
     values["fusion"] = _named_values(values["fusion"], f"{name}: fusion")
-    for side in ("image", "text"):
-        record = _closed(EncoderRecord, values[side], f"{name}: {side}")
-        if record["preprocessing"] is not None:
-            record["preprocessing"] = _preprocessing(record["preprocessing"], f"{name}: {side}.preprocessing")
-        values[side] = EncoderRecord(**record)
+    values["image"] = _record(values["image"], f"{name}: image")
+    values["text"] = None if values["text"] is None else _record(values["text"], f"{name}: text")
     return AdaptorConfig(**values), _read_tensors(folder / TENSOR_FILE)
+
+
+def fill_fusion(fusion: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Load saved tensors into a fusion.
+
+    Args:
+        fusion: Of the shape that the configuration says.
+        tensors: As ``read_adaptor`` gives them.
+        name: Of the folder, named in the error.
+
+    Raises:
+        InputError: Tensors are missing, unknown, or of another shape.
+    """
+    own = {key: tensor.shape for key, tensor in fusion.state_dict().items()}
+    saved = {key: tensor.shape for key, tensor in tensors.items()}
+    other = sorted(key for key in own.keys() | saved.keys() if own.get(key) != saved.get(key))
+    if other:
+        got = f"another {other[0]}: {saved.get(other[0], 'none')} in place of {own.get(other[0], 'none')}"
+        fix = "Copy or save the adaptor again; its two files do not belong together."
+        raise InputError(sentence(name, expected="the tensors of this fusion", got=got, fix=fix))
+    fusion.load_state_dict(dict(tensors))
 
 
 def _check_target(folder: Path) -> None:
@@ -180,6 +198,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise _damaged(str(path), expected, f"{type(error).__name__}: {error}") from error
     return tensors
+
+
+def _record(found: object, name: str) -> EncoderRecord:
+    """Rebuild the record of an encoder."""
+    values = _closed(EncoderRecord, found, name)
+    if values["preprocessing"] is not None:
+        values["preprocessing"] = _preprocessing(values["preprocessing"], f"{name}.preprocessing")
+    return EncoderRecord(**values)
 
 
 def _preprocessing(found: object, name: str) -> Preprocessing:

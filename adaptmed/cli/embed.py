@@ -80,7 +80,7 @@ def embed(
 def _loaded(
     asked: EncoderOptions, stored: StoredOptions
 ) -> "tuple[ImageEncoder | None, TextEncoder | None, Layout, dict[str, Any]]":
-    """Load both encoders; return them with the layout of the bank, and how inputs are fitted and cut."""
+    """Load the encoders; return them with the layout of the bank, and how inputs are fitted and cut."""
     from adaptmed.adaptor.masked import whole_cells
     from adaptmed.bank import Layout
     from adaptmed.encoders import load_image_encoder, load_text_encoder, patch_grid
@@ -88,10 +88,10 @@ def _loaded(
     if asked.adaptor is not None:
         named = asked.image_encoder or asked.text_encoder or asked.image_size_px
         frozen = _encoders_of(asked.adaptor, named=named)
-        kept, facts = Layout.parse(frozen.layout), frozen.image_record.preprocessing
-        fit = facts.fit if asked.fit is None and facts is not None else asked.fit
-        inputs = {"fit": fit, "max_tokens": asked.max_tokens or frozen.text_record.max_tokens}
-        return frozen.image, frozen.text, _layout(stored, kept), inputs
+        fit = frozen.image_record.inputs.fit if asked.fit is None else asked.fit
+        longest = None if frozen.text_record is None else frozen.text_record.max_tokens
+        inputs = {"fit": fit, "max_tokens": asked.max_tokens or longest}
+        return frozen.image, frozen.text, _layout(stored, Layout.parse(frozen.layout)), inputs
     name, text, size_px = asked.image_encoder, asked.text_encoder, asked.image_size_px
     images = None if name is None else load_image_encoder(name, image_size_px=size_px)
     texts = None if text is None else load_text_encoder(text)

@@ -75,6 +75,17 @@ def pairs_of(bank: Bank, split: str) -> NDArray[np.int64]:
     return rows[((frame["image_index"] >= 0) & (frame["text_index"] >= 0)).to_numpy()]
 
 
+def rows_with_sides(bank: Bank, split: str, *, texts: bool) -> Int[np.ndarray, " n"]:
+    """Row numbers of a split that have what a fusion reads.
+
+    Args:
+        bank: The rows.
+        split: Which split.
+        texts: Whether it reads texts beside images.
+    """
+    return pairs_of(bank, split) if texts else with_image(bank, split)
+
+
 def with_mask(bank: Bank, split: str) -> Int[np.ndarray, " n"]:
     """Row numbers of a split that have an image and name a mask, usable or not."""
     rows = with_image(bank, split)

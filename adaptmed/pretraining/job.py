@@ -68,9 +68,9 @@ class PretrainJob:
             _take_fusion(adaptor, self.bank, self.start)
         if self.online is not None and self.online.image_lora is not None:
             lora = self.online.image_lora
-            adaptor.encoders.load_image().attach_lora("image", lora, seed=step_seed(self.seed, -3))
+            adaptor.encoders.attach_lora("image", lora, seed=step_seed(self.seed, -3))
         if self.online is not None and self.online.text_lora is not None:
-            adaptor.encoders.load_text().attach_lora("text", self.online.text_lora, seed=step_seed(self.seed, -4))
+            adaptor.encoders.attach_lora("text", self.online.text_lora, seed=step_seed(self.seed, -4))
         return adaptor
 
     @cached_property
@@ -94,8 +94,7 @@ class PretrainJob:
             options: dict[str, Any] = {"seed": self.seed, "steps": steps, "online": online}
             if method.masking is None or self.source is None:
                 return Pretraining(adaptor.fusion, method, **options)
-            text = adaptor.encoders.load_text().text
-            assert text is not None  # it was just loaded
+            text = adaptor.encoders.load_text()
             self._freeze_what_is_not_tuned()
             values, words = 3 * cell_px(self.bank) ** 2, words_of(text)
             pretext = build_pretext(method, adaptor.width, words=words, cell_values=values)

@@ -78,8 +78,7 @@ def masked_source(bank: Bank, encoders: FrozenEncoders, masking: Masking, *, tun
             expected, fix = f"masked views that hide {masking.patch_ratio}", "Embed with that --mask-ratio."
             raise InputError(sentence(str(bank.folder), expected=expected, got=images.mask_ratio, fix=fix))
         return "bank"
-    encoder = encoders.load_image().image
-    assert encoder is not None  # it was just loaded
+    encoder = encoders.load_image()
     if not drops_patches(encoder):
         warnings.warn(_LEAK.format(name=encoder.name), stacklevel=2)
         return "outputs"

@@ -1,4 +1,4 @@
-"""A run belongs to the Tokens that it was trained on."""
+"""Tokens that a run was trained on: a bank must hold the same ones, and texts where texts are read."""
 
 from pathlib import Path
 
@@ -16,14 +16,16 @@ def check_tokens(bank: Bank, adaptor: Adaptor, run: Path, *, texts: bool = True)
         bank: The bank.
         adaptor: Of the run, with or without encoders in memory.
         run: Named in the error.
-        texts: Whether its texts are read too; without them the images alone must fit.
+        texts: Whether its texts must fit too, where the adaptor reads texts; else its images alone.
 
     Raises:
         InputError: If it does not.
     """
     info, encoders = bank.info, adaptor.encoders
-    sides = [(info.images, encoders.image_record), (info.texts, encoders.text_record)]
-    for stored, record in sides if texts else sides[:1]:
+    for side, record in encoders.records.items():
+        if side == "text" and not texts:
+            continue
+        stored = info.images if side == "image" else info.texts
         if stored is None or (stored.fingerprint, stored.lora) != (record.fingerprint, record.lora):
             got = "none" if stored is None else f"Tokens of {_encoder(stored)}"
             expected = f"Tokens of {_encoder(record)}, which {run} was trained on"
@@ -35,6 +37,22 @@ def check_tokens(bank: Bank, adaptor: Adaptor, run: Path, *, texts: bool = True)
         expected = f"the layout {encoders.layout}, which {run} was trained on"
         fix = "Embed with the same --layout and --grid."
         raise InputError(sentence(str(bank.folder), expected=expected, got=info.layout, fix=fix))
+
+
+def require_texts(adaptor: Adaptor, run: Path) -> None:
+    """Refuse a run whose adaptor reads images alone, for what reads images with texts.
+
+    Args:
+        adaptor: Of the run.
+        run: Named in the error.
+
+    Raises:
+        InputError: If it does.
+    """
+    if not adaptor.fusion.reads_texts:
+        fix = "Take a run with a text encoder, or a task of images: classification or segmentation."
+        expected, got = "a run that reads images and texts", "one of images alone"
+        raise InputError(sentence(str(run), expected=expected, got=got, fix=fix))
 
 
 def _encoder(facts: EncoderRecord | StoredImages | StoredTexts) -> str:

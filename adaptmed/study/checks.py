@@ -19,7 +19,7 @@ def check_tuned(plain: Bank, tuned: Bank) -> None:
     Raises:
         InputError: If the rows, an encoder, its inputs, the layout or the number format differ, if the plain bank's
             encoders are tuned, or if the tuned bank's are not.
-        BankError: If a bank lacks one of the modalities.
+        BankError: If a bank holds no images.
     """
     name = str(tuned.folder)
     if tuned.info.rows_file_sha256 != plain.info.rows_file_sha256:
@@ -33,7 +33,7 @@ def check_tuned(plain: Bank, tuned: Bank) -> None:
         fix = "Run `adaptmed embed m.csv --adaptor RUN` with the options of the plain bank."
         raise InputError(sentence(name, expected=expected, got="; ".join(other), fix=fix))
     for bank, wanted in ((plain, False), (tuned, True)):
-        if any(record.lora is not None for record in records_of(bank)) != wanted:
+        if any(record is not None and record.lora is not None for record in records_of(bank)) != wanted:
             expected = f"Tokens of encoders with{'' if wanted else 'out'} LoRA"
             got = f"encoders with{'out' if wanted else ''} it"
             fix = "The plain bank comes first; --tuned-bank is what `adaptmed embed m.csv --adaptor RUN` wrote."
@@ -84,9 +84,9 @@ def _facts(bank: Bank) -> dict[str, Any]:
     image, text = records_of(bank)
     return {
         "image encoder": image.fingerprint,
-        "text encoder": text.fingerprint,
+        "text encoder": None if text is None else text.fingerprint,
         "preprocessing": image.preprocessing,
-        "longest text": text.max_tokens,
+        "longest text": None if text is None else text.max_tokens,
         "layout": bank.info.layout,
         "number format": bank.info.dtype,
     }
@@ -106,7 +106,7 @@ def weights_of(run: Path) -> str:
 
 
 def lora_parameters(adaptor: Adaptor) -> int:
-    """Count the LoRA parameters of both encoders that a saved adaptor belongs to."""
+    """Count the LoRA parameters of the encoders that a saved adaptor belongs to."""
     from adaptmed.lora import saved_parameters
 
     return sum(saved_parameters(folder) for folder in adaptor.encoders.lora_folders.values())

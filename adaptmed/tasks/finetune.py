@@ -14,7 +14,7 @@ from adaptmed.files import sha256_of, write_text_whole
 from adaptmed.runs.folder import open_run, read_seen, write_seen
 from adaptmed.runs.lineage import check_unlabelled
 from adaptmed.runs.processes import Processes, join
-from adaptmed.runs.same_tokens import check_tokens
+from adaptmed.runs.same_tokens import check_tokens, require_texts
 from adaptmed.tasks.result import REJECTS, RESULT, result_of, save
 from adaptmed.tasks.task import Before, Job, Reading, Task
 from adaptmed.training.trainer import RunOptions
@@ -50,9 +50,9 @@ def finetune(
         without test rows.
 
     Raises:
-        InputError: Nothing can be learnt from the fraction, the bank has Tokens of other encoders, LoRA is inside an
-            encoder already, labels outside the fraction have trained ``run``, ``out`` holds another run, or several
-            processes were started for a task that one process does.
+        InputError: Nothing can be learnt from the fraction, the bank has Tokens of other encoders, the task reads texts
+            and the adaptor does not, LoRA is inside an encoder already, labels outside the fraction have trained
+            ``run``, ``out`` holds another run, or several processes were started for a task that one process does.
         OverlapError: A patient is in train and validate, or a test patient was seen.
         NonFiniteLossError: A loss or a gradient becomes NaN; the last good checkpoint stays.
         TerminatedError: SIGTERM came; a checkpoint was written.
@@ -62,6 +62,8 @@ def finetune(
     processes = join(options.device)
     _require_one(task, processes)
     adaptor = Adaptor.from_pretrained(run, load_encoders=False)
+    if task.reads_texts:
+        require_texts(adaptor, run)
     check_tokens(bank, adaptor, run, texts=task.reads_texts)
     _refuse_second_lora(task, adaptor, run)
     check_unlabelled(run, task.fraction)
@@ -120,9 +122,8 @@ def _require_one(task: Task, processes: Processes) -> None:
 
 
 def _refuse_second_lora(task: Task, adaptor: Adaptor, run: Path) -> None:
-    records = {"image": adaptor.encoders.image_record, "text": adaptor.encoders.text_record}
     for option, (side, lora) in task.loras.items():
-        if lora is not None and records[side].lora is not None:
+        if lora is not None and adaptor.encoders.record_of(side, option).lora is not None:
             expected = f"{'an image' if side == 'image' else 'a text'} encoder without LoRA"
             fix = f"Leave --{option} out: the bank already comes from the tuned encoder."
             raise InputError(sentence(str(run), expected=expected, got="LoRA inside it", fix=fix))

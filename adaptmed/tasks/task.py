@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Int
 from torch import nn
 
-from adaptmed.adaptor.frozen import Side
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.cohort.division import Division
@@ -17,6 +16,7 @@ from adaptmed.cohort.rows import Reject
 from adaptmed.lora import LoRA
 from adaptmed.training.trainer import Precision
 from adaptmed.training.work import Work
+from adaptmed.types import Side
 
 Noun = Literal["images", "pairs"]
 Reading = Callable[[str, int, int], None]

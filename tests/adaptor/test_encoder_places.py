@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from adaptmed.adaptor import frozen
 from adaptmed.adaptor.frozen import FrozenEncoders
@@ -83,9 +82,9 @@ def recorded(size: tuple[int, int]) -> FrozenEncoders:
 @pytest.mark.usefixtures("sized")
 @pytest.mark.parametrize("size", [(40, 40), (80, 80), (40, 60)])
 def test_an_image_encoder_is_loaded_at_its_recorded_size(size):
-    encoders = recorded(size).load_image()
-    assert isinstance(encoders, nn.Module)
-    assert encoders.image.preprocessing.image_size_px == size
+    encoders = recorded(size)
+    assert encoders.load_image().preprocessing.image_size_px == size
+    assert encoders.load_image() is encoders.image
 
 
 @pytest.mark.usefixtures("sized")

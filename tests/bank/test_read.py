@@ -102,6 +102,11 @@ def test_a_part_that_the_bank_lacks_is_named(known):
     lacking = Bank(bank.folder, type(bank.info)("m", "s"), bank.rows)
     with pytest.raises(BankError, match=r"holds images.*--image-encoder"):
         lacking.image_tokens(np.array([0]))
+    with pytest.raises(BankError, match=r"holds images, but got none of them\..*--image-encoder"):
+        _ = lacking.images
+    with pytest.raises(BankError, match=r"holds texts, but got none of them\..*--text-encoder"):
+        _ = lacking.texts
+    assert (lacking.holds_texts, bank.holds_texts) == (False, True)
     with pytest.raises(BankError, match=r"holds texts.*--text-encoder"):
         lacking.text_tokens(np.array([0]))
     with pytest.raises(BankError, match=r"word ids.*--text-encoder"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank, Layout, verify
 from adaptmed.data.images import prepare, read_image
 from adaptmed.embedding.embed import embed, estimate_size
@@ -116,6 +117,9 @@ def test_one_modality_alone(manifest, tmp_path):
     texts = embed(manifest, None, WordEncoder(), tmp_path / "texts", options=EXACT)
     assert texts.batch(np.array([1, 2])).image is None
     assert texts.shard_of(np.array([1, 2])).tolist() == [0, -1]
+    assert Adaptor.from_bank(images, width=8, heads=2).encoders.widths == (6, None)
+    with pytest.raises(BankError, match="expected a bank that holds images, but got none of them"):
+        Adaptor.from_bank(texts)
     with pytest.raises(InputError, match="at least one encoder"):
         embed(manifest, None, None, tmp_path / "none", options=EXACT)
     wordless = make_manifest(manifest.root, make_table(manifest.root).drop(columns="text"))

@@ -29,7 +29,7 @@ def maps_of(subject: Subject, *, limit: int = 800) -> Maps:
 def retrieval_examples(subject: Subject, *, count: int = 4, shown: int = 3) -> list[RetrievalExample]:
     """For a few test images, spread evenly, the reports nearest to them; images that cannot be read are left out."""
     bank, paired = subject.bank, paired_rows(subject.bank, subject.rows)
-    if not len(paired) or "image" not in bank.rows or "text" not in bank.rows:
+    if not subject.adaptor.fusion.reads_texts or not len(paired) or "image" not in bank.rows or "text" not in bank.rows:
         return []
     group = bank.rows["text_index"].to_numpy()[paired]
     first = np.unique(group, return_index=True)[1]

@@ -12,7 +12,7 @@ import numpy as np
 from adaptmed.adaptor.fresh import fresh_fusion
 from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
-from adaptmed.cohort.rows import pairs_of
+from adaptmed.cohort.rows import rows_with_sides
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_json
 from adaptmed.fusion import Fusion
@@ -59,7 +59,8 @@ def results_of(subject: Subject, cells: Sequence[Cell], settings: StudySettings)
 
 def untrained_fusion(subject: Subject, seed: int) -> Fusion:
     """An untrained fusion of the adaptor's shape, its input statistics fitted on the same training rows."""
-    return fresh_fusion(subject.adaptor, subject.bank, pairs_of(subject.bank, "train"), seed=seed)
+    rows = rows_with_sides(subject.bank, "train", texts=subject.adaptor.fusion.reads_texts)
+    return fresh_fusion(subject.adaptor, subject.bank, rows, seed=seed)
 
 
 def cells_of_subject(
@@ -129,9 +130,7 @@ def arms_of(subject: Subject, settings: StudySettings) -> dict[str, Callable[[],
 
 
 def _full_arm(subject: Subject) -> Arm:
-    encoder = subject.adaptor.encoders.load_image().image
-    assert encoder is not None  # it was just loaded
-    return full_arm(subject.rows, subject.bank, encoder)
+    return full_arm(subject.rows, subject.bank, subject.adaptor.encoders.load_image())
 
 
 def _reasons(truth: Truth, outcome: Outcome) -> dict[str, str]:
@@ -228,7 +227,9 @@ def _cautions(subjects: Sequence[Subject]) -> list[str]:
                 "the tuned adaptor is not in its run folder; nobody checked that no test patient is among them."
             )
         if subject.without_prompts:
-            cautions.append(f"{encoder}: no zero-shot and no text-informed probe, because {subject.without_prompts}")
+            retrieval = "" if subject.adaptor.fusion.reads_texts else "no retrieval, "
+            lacking = f"{retrieval}no zero-shot and no text-informed probe"
+            cautions.append(f"{encoder}: {lacking}, because {subject.without_prompts}")
     return cautions
 
 
@@ -238,8 +239,7 @@ def _facts(subjects: Sequence[Subject], settings: StudySettings) -> dict[str, An
         encoders, bank = subject.adaptor.encoders, subject.bank
         trained = trainable_parameters(subject.adaptor.fusion)
         facts[subject.rows.truth.encoder] = {
-            "image encoder fingerprint": encoders.image_record.fingerprint,
-            "text encoder fingerprint": encoders.text_record.fingerprint,
+            **{f"{side} encoder fingerprint": record.fingerprint for side, record in encoders.records.items()},
             "frozen parameters": f"{encoders.parameters_count:,}",
             "trainable parameters of the fusion": f"{trained:,} ({trained / max(1, encoders.parameters_count):.1%})",
             "tokens": f"{bank.info.layout}, {bank.info.dtype}",

@@ -23,7 +23,7 @@ class Subject:
         bank: Tokens, labels and splits.
         adaptor: Its pre-trained adaptor, without encoders in memory.
         rows: The labelled rows.
-        prompts: Embeddings of the labels' prompts; ``None`` when the text encoder is not at hand.
+        prompts: Embeddings of the labels' prompts; ``None`` when the text encoder is not at hand, or there is none.
         without_prompts: Why there are none.
         overlap: Number of test patients that were seen in pre-training, the tuned run's included.
         seen_known: Whether the adaptor's folder says which patients it was trained on.

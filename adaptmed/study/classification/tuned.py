@@ -23,7 +23,7 @@ class Tuned:
     Attributes:
         bank: Tokens of the same rows.
         adaptor: Its adaptor, without encoders in memory.
-        lora_parameters: LoRA parameters of both encoders.
+        lora_parameters: LoRA parameters of the encoders.
         seen: Digests of the patients its run has read; ``None`` when its folder does not say.
         weights: sha256 of the adaptor's tensors.
     """
@@ -83,8 +83,7 @@ def facts_of(tuned: Tuned) -> dict[str, str]:
     """What the report says of the LoRA."""
     encoders = tuned.adaptor.encoders
     return {
-        "LoRA in the image encoder": encoders.image_record.lora or "none",
-        "LoRA in the text encoder": encoders.text_record.lora or "none",
+        **{f"LoRA in the {side} encoder": record.lora or "none" for side, record in encoders.records.items()},
         "LoRA parameters": f"{tuned.lora_parameters:,}",
         "trainable parameters of the fusion beside LoRA": f"{trainable_parameters(tuned.adaptor.fusion):,}",
     }

@@ -54,6 +54,8 @@ def embed_prompts(
     adaptor: Adaptor, truth: Truth, prompts: Prompts | None
 ) -> tuple[PromptEmbeddings | None, str | None]:
     """Embed every label's or class's prompts; without its text encoder there are none, and the reason is returned."""
+    if not adaptor.fusion.reads_texts:
+        return None, "the adaptor reads images alone."
     try:
         adaptor.encoders.load_text()
     except AdaptmedError as error:
@@ -88,9 +90,18 @@ def paired_rows(bank: Bank, rows: StudyRows) -> Int[np.ndarray, " n"]:
 
 
 def retrieval_sets(fusion: Fusion, bank: Bank, rows: StudyRows) -> RetrievalSets | None:
-    """Embed the test images, labelled or not, and their distinct texts; ``None`` when no test image has a text."""
+    """Embed the test images, labelled or not, and their distinct texts.
+
+    Args:
+        fusion: Embeds both.
+        bank: Their Tokens.
+        rows: The study's rows.
+
+    Returns:
+        ``None`` when no test image has a text, or the fusion reads images alone.
+    """
     paired = paired_rows(bank, rows)
-    if not len(paired):
+    if not len(paired) or not fusion.reads_texts:
         return None
     images, texts = (embed_rows(fusion, bank, paired, modality=side) for side in ("image", "text"))
     return retrieve(images, texts, torch.from_numpy(bank.rows["text_index"].to_numpy(np.int64)[paired]))

@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from adaptmed.adaptor.features import adaptor_variants
-from adaptmed.adaptor.frozen import Side
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.cohort.division import Division, Share, divide_labelled
@@ -33,6 +32,7 @@ from adaptmed.training.settings import FinetuneSettings
 from adaptmed.training.trainable import trainable_fusion
 from adaptmed.training.tuning import Tuning
 from adaptmed.training.work import Work, predict_images, work_on
+from adaptmed.types import Side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +199,7 @@ class ImageJob:
         else:
             adaptor.fusion.requires_grad_(requires_grad=False)
         if choices.lora is not None:
-            adaptor.encoders.load_image().attach_lora("image", choices.lora, seed=step_seed(choices.seed, -3))
+            adaptor.encoders.attach_lora("image", choices.lora, seed=step_seed(choices.seed, -3))
         encoder = adaptor.encoders.image
         if encoder is not None and choices.settings.checkpointing:
             checkpoint_blocks(encoder.blocks)

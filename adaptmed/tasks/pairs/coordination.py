@@ -14,7 +14,7 @@ from adaptmed.coordination.gradient import Modality, coefficients, modality_grou
 from adaptmed.coordination.scores import last_linear_logits, logits_alone
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
-from adaptmed.fusion import CoFusion
+from adaptmed.fusion.base import Capabilities
 from adaptmed.tasks.pairs.goal import Loss
 from adaptmed.tasks.pairs.model import PairClassifier
 from adaptmed.tasks.pairs.settings import Coordination
@@ -49,7 +49,7 @@ class Coordinator:
         """Sort the trained parameters of a model.
 
         Raises:
-            InputError: Its fusion is not ``co``.
+            InputError: Its modalities share their layers.
         """
         require_streams(model.fusion)
         prefixes: dict[Modality, list[str]] = {
@@ -116,13 +116,13 @@ class Coordinator:
             file.write(json.dumps(line) + "\n")
 
 
-def require_streams(fusion: nn.Module) -> None:
+def require_streams(fusion: Capabilities) -> None:
     """Refuse a fusion whose modalities share their layers.
 
     Raises:
-        InputError: It is not ``co``.
+        InputError: They do.
     """
-    if not isinstance(fusion, CoFusion):
-        got = f"{type(fusion).__name__}, whose layers are shared: a modality has no gradient of its own there"
+    if not fusion.has_streams:
+        got = "one whose layers are shared: a modality has no gradient of its own there"
         fix = "Pre-train with --fusion co, or leave --coordinate-gradients out."
         raise InputError(sentence("coordinate_gradients", expected="the fusion co", got=got, fix=fix))

@@ -53,8 +53,7 @@ class PairReading:
     def _reader(self, seed: int | None) -> PixelReader | None:
         if not self.pixels:
             return None
-        assert self.bank.info.images is not None  # there are pairs
-        return PixelReader(self.bank, self.bank.info.images.preprocessing, seed=seed, workers=min(8, cpu_count() or 1))
+        return PixelReader(self.bank, self.bank.images.preprocessing, seed=seed, workers=min(8, cpu_count() or 1))
 
 
 def frozen_features(bank: Bank, rows: Rows, *, image: bool) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
-from adaptmed.adaptor.frozen import Side
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.cohort.division import Division
@@ -41,6 +40,7 @@ from adaptmed.training.encoders import Online, OnlineEncoders
 from adaptmed.training.trainable import trainable_pair_fusion
 from adaptmed.training.tuning import Tuning
 from adaptmed.training.work import Work, work_on
+from adaptmed.types import Side
 
 
 @dataclass(frozen=True)
@@ -240,9 +240,9 @@ class PairJob:
     def _online(self) -> OnlineEncoders:
         choices, encoders = self.choices, self.adaptor.encoders
         if choices.image_lora is not None:
-            encoders.load_image().attach_lora("image", choices.image_lora, seed=step_seed(choices.seed, -3))
+            encoders.attach_lora("image", choices.image_lora, seed=step_seed(choices.seed, -3))
         if choices.text_lora is not None:
-            encoders.load_text().attach_lora("text", choices.text_lora, seed=step_seed(choices.seed, -4))
+            encoders.attach_lora("text", choices.text_lora, seed=step_seed(choices.seed, -4))
         online = Online(image_lora=choices.image_lora, text_lora=choices.text_lora)
         return OnlineEncoders(encoders, replace(online, checkpointing=choices.settings.checkpointing))
 

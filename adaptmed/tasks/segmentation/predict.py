@@ -64,14 +64,12 @@ class Predictor:
         """
         decoder, facts = load_decoder(run)
         adaptor = Adaptor.from_pretrained(run, load_encoders=False)
-        encoders = adaptor.encoders.load_image()
-        preprocessing, encoder = encoders.image_record.preprocessing, encoders.image
-        assert encoder is not None  # it was just loaded
-        assert preprocessing is not None  # an image record always has them
+        encoder = adaptor.encoders.load_image()
         where = device_of(device)
         encoder.module.to(where)
         model = Segmenter(decoder, fusion=adaptor.fusion).eval().to(where)
-        return cls(model, encoder, preprocessing, Layout.parse(encoders.layout), facts, device)
+        inputs, layout = adaptor.encoders.image_record.inputs, Layout.parse(adaptor.encoders.layout)
+        return cls(model, encoder, inputs, layout, facts, device)
 
     @property
     def volumes(self) -> bool:

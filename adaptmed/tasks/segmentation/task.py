@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
-from adaptmed.adaptor.frozen import Side
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
 from adaptmed.cohort.division import SPLITS, Division, Share, divide, require_apart
@@ -33,6 +32,7 @@ from adaptmed.tasks.segmentation.training import channels_last, work_of
 from adaptmed.tasks.task import Before, How, Noun, Reading
 from adaptmed.training.trainable import trainable_fusion
 from adaptmed.training.work import Work
+from adaptmed.types import Side
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class MaskJob:
         else:
             adaptor.fusion.requires_grad_(requires_grad=False)
         if choices.lora is not None:
-            adaptor.encoders.load_image().attach_lora("image", choices.lora, seed=step_seed(choices.seed, -3))
+            adaptor.encoders.attach_lora("image", choices.lora, seed=step_seed(choices.seed, -3))
         shape = shape_for(bank, choices.settings, fused_width=adaptor.fusion.width, classes=len(self.masks.labels))
         with torch.random.fork_rng():
             torch.manual_seed(step_seed(choices.seed, -1))
@@ -224,8 +224,7 @@ class MaskJob:
 
     def save_head(self, out: Path) -> None:
         """Write the decoder with what it reads and predicts."""
-        images, settings = self.bank.info.images, self.choices.settings
-        assert images is not None  # there are masks of them
+        images, settings = self.bank.images, self.choices.settings
         width = self.adaptor.fusion.width
         facts = DecoderFacts(
             config=shape_for(self.bank, settings, fused_width=width, classes=len(self.masks.labels)),

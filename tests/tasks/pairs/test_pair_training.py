@@ -215,9 +215,7 @@ def test_the_released_scores_are_an_option(bank, run, tmp_path):
 def test_a_fusion_with_shared_layers_is_refused(bank, tmp_path, fusion):
     adaptor = Adaptor.from_bank(bank, fusion="cross", width=16, heads=2, faithful=fusion == "released")
     adaptor.save_pretrained(tmp_path / "run")
-    with pytest.raises(
-        InputError, match=r"the fusion co, but got \w+, whose layers are shared: a modality has no grad"
-    ):
+    with pytest.raises(InputError, match=r"the fusion co, but got one whose layers are shared: a modality has no grad"):
         tune(bank, tmp_path / "run", tmp_path / "out", coordination=QUIET)
     assert not (tmp_path / "out").exists()
 
