@@ -20,11 +20,11 @@ EXACT = EmbedOptions(dtype="float32", precision="fp32", workers=1)
 PLACES = {"high": (slice(4, 14), slice(4, 14)), "low": (slice(22, 32), slice(24, 34))}
 
 
-def make_labelled_bank(folder: Path, *, pictures: int = 60, contrast: int = 60) -> Bank:
+def make_labelled_bank(folder: Path, *, pictures: int = 60, contrast: int = 60, holds_texts: bool = True) -> Bank:
     """Two pictures per patient; of every ten patients six train, two validate, two test; every ninth label is blank."""
     torch.manual_seed(0)
     image = load_image_encoder(f"hf:{save_image_model(folder / 'vit')}")
-    text = load_text_encoder(f"hf:{save_text_model(folder / 'bert', bert_config())}")
+    text = load_text_encoder(f"hf:{save_text_model(folder / 'bert', bert_config())}") if holds_texts else None
     generator = np.random.default_rng(0)
     rows = []
     for number in range(pictures):

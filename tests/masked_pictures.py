@@ -52,11 +52,11 @@ def write_masked_table(folder: Path, *, pictures: int = 40) -> Path:
     return folder / "m.csv"
 
 
-def embed_pictures(table: Path, out: Path, *, tuned: bool = False) -> Bank:
+def embed_pictures(table: Path, out: Path, *, tuned: bool = False, holds_texts: bool = True) -> Bank:
     """Embed a table with two small transformers that are saved beside the bank, the first with random LoRA if tuned."""
     torch.manual_seed(0)
     image = load_image_encoder(f"hf:{save_image_model(out.parent / 'vit')}")
-    text = load_text_encoder(f"hf:{save_text_model(out.parent / 'bert', bert_config())}")
+    text = load_text_encoder(f"hf:{save_text_model(out.parent / 'bert', bert_config())}") if holds_texts else None
     if tuned:
         lora.attach(image, lora.LoRA(rank=2))
         with torch.no_grad():

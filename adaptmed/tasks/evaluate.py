@@ -10,7 +10,7 @@ from adaptmed.cohort.rows import with_image
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_json
 from adaptmed.runs.folder import read_config, read_seen
-from adaptmed.runs.same_tokens import check_tokens
+from adaptmed.runs.same_tokens import check_tokens, require_texts
 from adaptmed.tasks import TASKS, task_class
 from adaptmed.tasks.result import RESULT, test_counts
 from adaptmed.tasks.task import How
@@ -42,7 +42,9 @@ def evaluate(
     name = _task_of(run)
     task = task_class(name)
     adaptor = Adaptor.from_pretrained(run, load_encoders=False)
-    check_tokens(bank, adaptor, run, texts=bool(task.reads_texts))
+    if texts := bool(task.reads_texts):
+        require_texts(adaptor, run)
+    check_tokens(bank, adaptor, run, texts=texts)
     rows = task.test_rows(bank, name)
     if not len(rows):
         fix = "Give a bank whose table has a test split with what the task needs."

@@ -65,8 +65,7 @@ def images_again(bank: Bank, rows: Rows, labels: Tensor | None = None, *, seed: 
     Raises:
         InputError: The manifest is gone or another one now.
     """
-    assert bank.info.images is not None  # these rows have images
-    reader = PixelReader(bank, bank.info.images.preprocessing, seed=seed, workers=min(8, cpu_count() or 1))
+    reader = PixelReader(bank, bank.images.preprocessing, seed=seed, workers=min(8, cpu_count() or 1))
     return LabelledImages(lambda places, epoch: reader(rows[places], epoch), len(rows), labels, ahead=2)
 
 

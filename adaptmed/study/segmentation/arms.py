@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from adaptmed.adaptor.fresh import fresh_fusion
 from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
-from adaptmed.cohort.rows import pairs_of
+from adaptmed.cohort.rows import rows_with_sides
 from adaptmed.data.splits import fraction_rows
 from adaptmed.fusion import Fusion
 from adaptmed.heads.decoders import NEEDS, ScratchUnet, build_decoder
@@ -109,20 +109,14 @@ def _contender(name: str, subject: Subject, training: SegmentationSettings) -> C
         return Contender(bank, Wanted(tokens=False, taps=False, pixels=True), build)
     if name == "frozen":
         return Contender(bank, wanted, partial(_decoding, bank, subject, training, None))
-    if name == TUNED:
-        assert subject.tuned is not None  # else it was not chosen
-        bank, adaptor = subject.tuned
-    else:
-        assert subject.adaptor is not None
-        adaptor = subject.adaptor
+    bank, adaptor = subject.adaptor_of(name)
     fusion: Fusion = adaptor.fusion
     if name == "adaptor-untrained":
+        rows = rows_with_sides(bank, "train", texts=fusion.reads_texts and bank.holds_texts)
         return Contender(
             bank,
             wanted,
-            lambda seed: _decoding(
-                bank, subject, training, fresh_fusion(adaptor, bank, pairs_of(bank, "train"), seed=seed), seed
-            ),
+            lambda seed: _decoding(bank, subject, training, fresh_fusion(adaptor, bank, rows, seed=seed), seed),
         )
     tuned = name == "adaptor-trained"
     build = partial(_decoding, bank, subject, training, fusion, train_fusion=tuned)
@@ -164,9 +158,7 @@ def _scratch(seed: int, *, classes: int, dims: int, channels: int | None) -> Seg
 def _nothing(subject: Subject, shown: Int[np.ndarray, " s"], places: Places, seed: int) -> Outcome:
     """Predict nothing at all."""
     del places, seed
-    images = subject.bank.info.images
-    assert images is not None
-    blank = [np.zeros(images.preprocessing.image_size_px, dtype=np.uint8) for _ in shown]
+    blank = [np.zeros(subject.bank.images.preprocessing.image_size_px, dtype=np.uint8) for _ in shown]
     return Outcome(score_nothing(subject.masks, subject.test.tolist()), {}, 0, None, tuple(blank))
 
 

@@ -179,8 +179,7 @@ def _picture(subject: Subject, row: int, offset: int) -> np.ndarray:
 
 
 def _truth(subject: Subject, row: int, offset: int) -> np.ndarray:
-    images, mask = subject.bank.info.images, subject.masks.source(row)
-    assert images is not None
+    images, mask = subject.bank.images, subject.masks.source(row)
     classes = as_classes(mask.values, subject.masks.labels)
     laid = mask_to_input(classes, images.preprocessing).numpy()
     return laid if laid.ndim == 2 else laid[offset]
@@ -210,8 +209,7 @@ def _cautions(subjects: Sequence[Subject], *, examples: bool) -> list[str]:
 def _facts(subjects: Sequence[Subject], settings: SegmentationStudy) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for subject in subjects:
-        images = subject.bank.info.images
-        assert images is not None
+        images = subject.bank.images
         facts[subject.truth.encoder] = {
             "image encoder fingerprint": images.fingerprint,
             "tokens": f"{subject.bank.info.layout}, {subject.bank.info.dtype}",

@@ -17,7 +17,7 @@ from adaptmed.runs.folder import read_seen
 from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.study.checks import check_labels, check_tuned, identity_of, place_of, weights_of
 from adaptmed.study.scoring import Truth
-from adaptmed.study.segmentation.settings import SegmentationStudy
+from adaptmed.study.segmentation.settings import TUNED, SegmentationStudy
 from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks
 from adaptmed.tasks.segmentation.shapes import check_bank
 
@@ -60,6 +60,19 @@ class Subject:
     def fraction(self, share: float, seed: int) -> Int[np.ndarray, " k"]:
         """Places in ``train`` of the patients in a fraction: nested, stratified by what masks hold, for every arm."""
         return np.flatnonzero(fraction_rows(self.patients, self.present.astype(float), share, seed=seed))
+
+    def adaptor_of(self, arm: str) -> tuple[Bank, Adaptor]:
+        """Return the adaptor that an arm stands on, and the bank of its Tokens.
+
+        Raises:
+            InputError: There is none.
+        """
+        if arm == TUNED and self.tuned is not None:
+            return self.tuned
+        if arm != TUNED and self.adaptor is not None:
+            return self.bank, self.adaptor
+        fix = "Pass --tuned-bank and --tuned-adaptor." if arm == TUNED else "Pass --adaptor."
+        raise InputError(sentence("arms", expected=f"an adaptor for the arm {arm}", got="none", fix=fix))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +211,7 @@ def _truth(bank: Bank, masks: Masks, test: Int[np.ndarray, " m"]) -> Truth:
 
 def has_pixels(bank: Bank) -> bool:
     """Whether images can be read: those of volumes only from the bank, pictures from their files too."""
-    images = bank.info.images
-    return images is not None and (images.pixels or not bank.holds_volumes)
+    return bank.images.pixels or not bank.holds_volumes
 
 
 def shown_rows(subject: Subject, count: int) -> Sequence[int]:

@@ -29,7 +29,7 @@ from adaptmed.pretraining.pretext_file import has_matching, load_matching
 from adaptmed.runs.folder import read_config, read_seen
 from adaptmed.runs.lineage import Lineage
 from adaptmed.runs.processes import device_of
-from adaptmed.runs.same_tokens import check_tokens
+from adaptmed.runs.same_tokens import check_tokens, require_texts
 from adaptmed.tasks.result import test_counts
 from adaptmed.tasks.retrieval.reranking import pair_logits_both_ways, reranked_ranks
 from adaptmed.tasks.retrieval.sets import retrieve
@@ -97,8 +97,8 @@ def judge_retrieval(
         matching head. ``notes`` are sentences that belong beside the numbers.
 
     Raises:
-        InputError: The run is no finished pre-training, the bank has Tokens of other encoders or no test pair, or a
-            number is too low.
+        InputError: The run is no finished pre-training or reads images alone, the bank has Tokens of other encoders or
+            no test pair, or a number is too low.
         OverlapError: Test patients were seen.
     """
     for name, value, least in (("top_k", top_k, 1), ("most", most, 1), ("seed", seed, 0)):
@@ -106,6 +106,7 @@ def judge_retrieval(
             raise InputError(sentence(name, expected=f"at least {least}", got=value, fix="Raise it."))
     command, method = _method_of(run)
     adaptor = Adaptor.from_pretrained(run, load_encoders=False)
+    require_texts(adaptor, run)
     check_tokens(bank, adaptor, run)
     every = _test_pairs(bank)
     seen, before = read_seen(run), Lineage.of_bank(bank.folder)

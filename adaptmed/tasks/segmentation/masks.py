@@ -151,8 +151,7 @@ def _lay_out(
     progress: Progress,
 ) -> dict[str, Any]:
     """Read every mask, write the planes of those that training reads, and say what was found."""
-    images = bank.info.images
-    assert images is not None  # these rows have images
+    images = bank.images
     wanted = {int(row) for split in splits for row in bank.subset(split)}
     starts, total = {}, 0
     for row in rows:
@@ -182,8 +181,7 @@ def _lay_out(
 
 def _read(files: ManifestFiles, bank: Bank, row: int, labels: Mapping[int, str] | None) -> Mask:
     """Read the mask of a row and check it against its image."""
-    images = bank.info.images
-    assert images is not None
+    images = bank.images
     path, plane = files.image(row), cast(Plane, images.plane or "axial")
     image: NDArray[Any] | Volume = read_volume(path, plane) if images.plane else read_image(path)
     mask = read_mask(files.mask(row), labels, plane=plane)
@@ -233,8 +231,7 @@ def _within(
 
 
 def _key(bank: Bank, labels: Mapping[int, str] | None, splits: Sequence[str]) -> dict[str, Any]:
-    images = bank.info.images
-    assert images is not None
+    images = bank.images
     named = None if labels is None else {str(value): name for value, name in labels.items()}
     facts = {"rows": bank.info.rows_file_sha256, "inputs": asdict(images.preprocessing), "plane": images.plane}
     return json.loads(json.dumps({**facts, "labels": named, "splits": list(splits)}))

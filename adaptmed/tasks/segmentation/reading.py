@@ -48,17 +48,14 @@ class WindowReader:
         wanted: What is read.
 
     Raises:
-        BankError: The bank holds no taps, or volumes without pixels, and they are wanted.
+        BankError: The bank holds no images, no taps, or volumes without pixels, and they are wanted.
         InputError: The images are to be read again, and the manifest is gone or another one now.
     """
 
     def __init__(self, bank: Bank, wanted: Wanted) -> None:
-        images = bank.info.images
-        if images is None:
-            raise BankError(sentence(str(bank.folder), expected="images", got="texts alone", fix="Embed images too."))
-        self.bank, self.wanted, self.images = bank, wanted, images
-        self.size = images.preprocessing.image_size_px
-        if wanted.pixels and not images.pixels:
+        self.bank, self.wanted, self.images = bank, wanted, bank.images
+        self.size = self.images.preprocessing.image_size_px
+        if wanted.pixels and not self.images.pixels:
             self._require_pictures()
             self._files = ManifestFiles.of(bank)
             self._pool = ThreadPoolExecutor(min(8, cpu_count() or 1), thread_name_prefix="adaptmed-pixels")

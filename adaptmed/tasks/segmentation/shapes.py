@@ -1,7 +1,7 @@
 """Which decoder a bank can feed, and the shape it then has."""
 
 from adaptmed.bank import Bank
-from adaptmed.errors import BankError, InputError, sentence
+from adaptmed.errors import InputError, sentence
 from adaptmed.heads.decoders import NEEDS, DecoderConfig, check_decoder, decoder_config, encoder_kind
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 
@@ -14,10 +14,7 @@ def check_bank(bank: Bank, decoder: str) -> None:
         InputError: The decoder is unknown, is not made for such an encoder, or reads taps that are not there; or the
             bank keeps no grid of tokens.
     """
-    images, where = bank.info.images, str(bank.folder)
-    if images is None:
-        fix = "Run `adaptmed embed` with --image-encoder into another --out."
-        raise BankError(sentence(where, expected="images", got="texts alone", fix=fix))
+    images, where = bank.images, str(bank.folder)
     if bank.info.layout == "pooled":
         fix = "Run `adaptmed embed` with --layout grid or all into another --out."
         raise InputError(sentence(where, expected="a grid of tokens", got="pooled vectors", fix=fix))
@@ -38,8 +35,7 @@ def shape_for(bank: Bank, settings: SegmentationSettings, *, fused_width: int | 
         fused_width: Width of the fusion; ``None`` decodes the encoder's own tokens.
         classes: Background counted.
     """
-    images = bank.info.images
-    assert images is not None  # check_bank has refused a bank without
+    images = bank.images
     return decoder_config(
         settings.decoder,
         tap_widths=[tap.width for tap in images.taps],
@@ -52,7 +48,5 @@ def shape_for(bank: Bank, settings: SegmentationSettings, *, fused_width: int | 
 
 def taps_of(bank: Bank, settings: SegmentationSettings) -> int:
     """Taps to ask an encoder for, the deepest counted, to get those that a decoder reads of a bank; 0 for none."""
-    images = bank.info.images
-    if images is None or not images.taps or not NEEDS[settings.decoder].taps:
-        return 0
-    return len(images.taps) + 1
+    taps = bank.images.taps
+    return len(taps) + 1 if taps and NEEDS[settings.decoder].taps else 0

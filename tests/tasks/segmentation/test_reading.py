@@ -164,5 +164,5 @@ def test_volumes_without_pixels_are_refused(embedded, tmp_path):
 def test_a_bank_of_texts_alone_is_refused(pictures):
     bare = Bank.open(pictures.folder)
     bare.info = replace(bare.info, images=None)
-    with pytest.raises(BankError, match="expected images, but got texts alone"):
+    with pytest.raises(BankError, match="expected a bank that holds images, but got none of them"):
         WindowReader(bare, ALL)
