@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from adaptmed.bank.format import INFO, ROWS, BankInfo
+from adaptmed.bank.format import INFO, ROWS, BankInfo, StoredImages, StoredTexts
 from adaptmed.bank.layout import DTYPES
 from adaptmed.bank.shards import Shard, tap_names
 from adaptmed.errors import BankError, sentence
@@ -66,16 +66,18 @@ def _fault(path: Path, shard: Shard, info: BankInfo) -> str | None:
         dtype = _OWN_DTYPES.get(name, DTYPES[info.dtype])
         if tensor.dtype != dtype:
             return f"expected {str(dtype).removeprefix('torch.')}, but got {tensor.dtype} in {name}"
-    expected = (
-        _image_shapes(shard, info, tensors) if path.name.startswith("image") else _text_shapes(shard, info, tensors)
-    )
+    if path.name.startswith("image") and info.images is not None:
+        expected = _image_shapes(shard, info.images, tensors)
+    elif path.name.startswith("text") and info.texts is not None:
+        expected = _text_shapes(shard, info.texts, tensors)
+    else:
+        return f"expected a shard of what {INFO} describes, but got another"
     got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     return None if got == expected else f"expected shapes {expected}, but got {got}"
 
 
-def _image_shapes(shard: Shard, info: BankInfo, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    assert info.images is not None
-    images, count = info.images, shard.count if info.images.plane is None else sum(shard.slices)
+def _image_shapes(shard: Shard, images: StoredImages, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    count = shard.count if images.plane is None else sum(shard.slices)
     tokens = images.prefix + math.prod(images.grid)
     shapes: dict[str, tuple[int, ...]] = {"values": (count, tokens, images.width), "pooled": (count, images.width)}
     for name, tap in zip(tap_names(len(images.taps)), images.taps, strict=True):
@@ -87,13 +89,12 @@ def _image_shapes(shard: Shard, info: BankInfo, tensors: dict[str, Tensor]) -> d
     return shapes | ({"pixels": (count, 3, *images.preprocessing.image_size_px)} if images.pixels else {})
 
 
-def _text_shapes(shard: Shard, info: BankInfo, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    assert info.texts is not None
+def _text_shapes(shard: Shard, texts: StoredTexts, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     edges = (shard.count + 1,)
     return {
-        "values": (int(tensors["offsets"][-1]), info.texts.width),
+        "values": (int(tensors["offsets"][-1]), texts.width),
         "offsets": edges,
-        "pooled": (shard.count, info.texts.width),
+        "pooled": (shard.count, texts.width),
         "input_ids": (int(tensors["id_offsets"][-1]),),
         "id_offsets": edges,
     }

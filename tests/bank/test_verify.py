@@ -46,6 +46,14 @@ def test_a_shard_of_other_shape_or_dtype_is_found_behind_a_right_hash(known):
         assert fault in damage
 
 
+def test_a_shard_of_a_modality_that_the_facts_lack_is_found(known):
+    facts = json.loads((known.bank.folder / "bank.json").read_text())
+    (known.bank.folder / "bank.json").write_text(json.dumps(facts | {"texts": None}))
+    assert {damage.partition("/text-")[2][6:] for damage in verify(known.bank.folder)} == {
+        "safetensors: expected a shard of what bank.json describes, but got another"
+    }
+
+
 def test_a_damaged_tap_is_found(tmp_path):
     bank = embed(make_manifest(tmp_path), PatchEncoder(), None, tmp_path / "bank", options=replace(EXACT, taps=3))
     shard, record = (bank.folder / f"shards/image-00001.{ending}" for ending in ("safetensors", "json"))
