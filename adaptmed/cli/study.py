@@ -32,7 +32,8 @@ def study(
 
     Trains on the `train` split, judges on `test`. Fractions are of patients: nested, stratified and the same for every
     arm; nothing is selected on labels outside a fraction. Writes `results.json` and `report.html`. Run the same command
-    again to go on where it stopped.
+    again to go on where it stopped. An adaptor of images alone has no zero-shot, no retrieval and no text-informed
+    probe; the report says so.
 
     With `--task segmentation` the labels are masks, read again from the table's files: every arm trains the same
     decoder for the same number of steps, and is judged by Dice in the geometry of the images.

@@ -179,10 +179,9 @@ class PairJob:
         adaptor, choices, goal = self.adaptor, self.choices, self.goal
         torch.manual_seed(step_seed(choices.seed, -2))
         if choices.train_fusion:
-            example = self.bank.batch(goal.rows.train[:2], torch.float32)
-            assert example.image is not None  # these are pairs
-            assert example.text is not None
-            adaptor.fusion = trainable_pair_fusion(adaptor.fusion, example.image, example.text)
+            rows = goal.rows.train[:2]
+            image, text = (read(rows, torch.float32) for read in (self.bank.image_tokens, self.bank.text_tokens))
+            adaptor.fusion = trainable_pair_fusion(adaptor.fusion, image, text)
         else:
             adaptor.fusion.requires_grad_(requires_grad=False)
         online = self._online() if choices.tunes_encoders else None
