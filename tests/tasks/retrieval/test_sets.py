@@ -19,13 +19,13 @@ class MemoryBank(Bank):
     def __init__(self, rows=11):
         generator = torch.Generator().manual_seed(1)
         values = torch.randn(rows, 5, 8, generator=generator)
-        self.images = Tokens(values, torch.ones(rows, 5, dtype=torch.bool), values[:, 0], (2, 2), 1)
+        self.shown = Tokens(values, torch.ones(rows, 5, dtype=torch.bool), values[:, 0], (2, 2), 1)
         self.lengths = torch.arange(rows) % 7 + 1
         self.words = torch.randn(rows, 7, 6, generator=generator)
         self.widest = 0
 
     def image_tokens(self, rows, dtype=None):
-        return self.images.select(torch.as_tensor(rows)).to("cpu", dtype)
+        return self.shown.select(torch.as_tensor(rows)).to("cpu", dtype)
 
     def text_tokens(self, rows, dtype=None):
         rows = torch.as_tensor(rows)
