@@ -20,7 +20,7 @@ import pandas as pd
 
 from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.bank import Bank, Layout
-from adaptmed.cohort.rows import trained_pairs
+from adaptmed.cohort.rows import training_rows
 from adaptmed.data.phantom import write_phantom
 from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.metrics.uncertainty import hierarchical, interval, patient_weights
@@ -114,7 +114,7 @@ def _prepared(arm: Arm, reports: Bank, questions: Bank, place: Path, seed: int, 
     if arm.method is None:
         if not run.exists():
             fresh_adaptor(
-                questions, replace(methods.umd(), **SMALL), trained_pairs(questions), seed=seed
+                questions, methods.changed(methods.umd(), {"fusion": SMALL}), training_rows(questions), seed=seed
             ).save_pretrained(run)
         return run
     options: dict[str, Any] = {"seed": seed, "precision": "bf16", "progress": True}
@@ -129,9 +129,8 @@ def _prepared(arm: Arm, reports: Bank, questions: Bank, place: Path, seed: int, 
 def _method(name: str, epochs: int) -> methods.Method:
     method = methods.m3ae() if name == "m3ae" else methods.umd()
     if name == "umd-without-features":
-        assert method.masking is not None
-        method = replace(method, masking=replace(method.masking, weight_text_features=0.0, weight_image_features=0.0))
-    return replace(method, **SMALL, schedule=replace(method.schedule, epochs=epochs, batch_size=32))
+        method = methods.changed(method, {f"{side}_features": {"weight": 0.0} for side in ("text", "image")})
+    return methods.changed(method, {"fusion": SMALL, "schedule": {"epochs": epochs, "batch_size": 32}})
 
 
 def _print(answers: dict[str, dict[int, pd.DataFrame]], bank: Bank) -> None:

@@ -21,8 +21,9 @@ from adaptmed.data.images import prepare, read_image
 from adaptmed.data.phantom import write_phantom
 from adaptmed.embedding.embed import EmbedOptions, embed
 from adaptmed.pretext.matching import MatchingHead
-from adaptmed.pretraining.contrastive import contrastive_loss, matching_losses
 from adaptmed.pretraining.job import fresh_adaptor
+from adaptmed.pretraining.terms.contrastive import contrastive_loss
+from adaptmed.pretraining.terms.matching import matching_losses
 from adaptmed.training.optimiser import parameter_groups
 from adaptmed.types import Batch
 
@@ -40,8 +41,8 @@ def training_step(bank: Bank) -> Callable[[Batch], None]:
     def step(batch: Batch) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             seed = next(seeds)
-            contrastive = contrastive_loss(fusion, batch, METHOD, seed=seed)
-            matching = matching_losses(fusion, head, batch, METHOD, seed=seed)["matching"]
+            contrastive = contrastive_loss(fusion, batch, METHOD.term("contrastive"), seed=seed)
+            matching = matching_losses(fusion, head, batch, METHOD.term("matching"), seed=seed)["matching"]
         optimiser.zero_grad()
         (contrastive + matching).backward()
         torch.nn.utils.clip_grad_norm_(fusion.parameters(), METHOD.schedule.clip)

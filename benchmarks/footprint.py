@@ -21,6 +21,7 @@ from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.encoders import Words
 from adaptmed.fusion import CoConfig, CoFusion
 from adaptmed.pretraining.pretext import build_pretext
+from adaptmed.pretraining.views import Sizes
 
 HEAVY = ["torch", "timm", "peft", "transformers", "open_clip", "lightning", "monai", "torchmetrics", "datasets"]
 PROBES = {
@@ -58,8 +59,9 @@ def print_masked(size: Literal["light", "paper"]) -> None:
     embeddings = text.get_input_embeddings().weight.detach()
     words = Words(tuple(map(str, range(len(embeddings)))), (0,), 103, embeddings)
     method = methods.umd(size=size)
-    config = CoConfig(image_width=768, text_width=768, width=method.width, layers=method.layers, heads=method.heads)
-    pretext = build_pretext(method, method.width, words=words, cell_values=3 * 32**2)  # cells of 2 x 2 patches
+    shape = method.fusion
+    config = CoConfig(image_width=768, text_width=768, width=shape.width, layers=shape.layers, heads=shape.heads)
+    pretext = build_pretext(method, Sizes(shape.width, words=words, cell_values=3 * 32**2))  # cells of 2 x 2 patches
     modules = {"adaptor.safetensors": CoFusion(config), "pretext.safetensors": pretext}
     trained = sum(trainable_parameters(module) for module in modules.values())
     with tempfile.TemporaryDirectory() as folder:

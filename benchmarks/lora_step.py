@@ -8,7 +8,6 @@ inside DINOv2 ViT-S/14 and the same fusion on the same batches, in fp32, with ma
 import argparse
 import statistics
 import time
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,7 +31,8 @@ from adaptmed.training.optimiser import learning_rate_factor
 from adaptmed.training.pixels import PixelReader
 from adaptmed.training.trainer import quiet_lightning
 
-METHOD = replace(methods.adaptor(), token_dropout=0.0, weight_matching=0.0, positives="pair", weight_image_to_text=0.5)
+CONTRASTIVE = {"token_dropout": 0.0, "positives": "pair", "image_to_text": 0.5}
+METHOD = methods.changed(methods.adaptor(), {"contrastive": CONTRASTIVE, "matching": {"weight": 0.0}})
 
 
 class Watch(Callback):

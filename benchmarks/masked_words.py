@@ -24,7 +24,7 @@ from adaptmed.fusion import CoFusion
 from adaptmed.layers.draws import item_draws
 from adaptmed.metrics.uncertainty import interval, patient_weights
 from adaptmed.pretext.word import TiedWordHead
-from adaptmed.pretraining.pretext_file import load_pretext
+from adaptmed.pretraining.pretext import load_pretext
 from adaptmed.tasks.pairs.reading import exchanged
 from adaptmed.types import TextEncoder
 

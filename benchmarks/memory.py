@@ -143,7 +143,7 @@ def tuned_encoders(case: Case, *, checkpointing: bool) -> OnlineEncoders:
 def measure(way: str, device: str) -> int:
     """Train two steps, and return the peak of the second in bytes."""
     case, method = CASES[device], methods.adaptor()
-    shape = {"width": method.width, "layers": method.layers, "heads": method.heads, "dropout": method.dropout}
+    shape = {name: getattr(method.fusion, name) for name in ("width", "layers", "heads", "dropout")}
     fusion = build_fusion(CrossConfig(image_width=case.width, text_width=case.width, **shape))
     online = None if way == BANK else tuned_encoders(case, checkpointing=way == CHECKPOINTED)
     task, peak = Pretraining(fusion, method, seed=0, steps=2, online=online), Peak(device)

@@ -132,6 +132,21 @@ def task_imports(package: Path) -> set[str]:
     return found
 
 
+def part_imports(package: Path) -> set[str]:
+    """Imports of one term by another, of one preset by another, and of a term by name outside presets."""
+    found = set()
+    for source in read(package):
+        parts = Path(source.file).parts
+        for node in ast.walk(source.tree):
+            name = str(node.module).split(".") if isinstance(node, ast.ImportFrom) else []
+            if name[1:3] == ["pretraining", "terms"] and len(name) > 3:
+                allowed = parts[0] == "methods" or parts[-2:] == ("terms", "__init__.py")
+                found |= set() if allowed else {f"{source.file} -> {name[3]}"}
+            if name[1:2] == ["methods"] and len(name) > 2 and parts != ("methods", "__init__.py"):
+                found.add(f"{source.file} -> {name[2]}")
+    return found
+
+
 def fusion_names(package: Path) -> set[str]:
     """Files outside ``fusion/`` that name a fusion class."""
     return {

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,8 @@ from torch import nn
 from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
 from adaptmed.bank import Bank, Layout
 from adaptmed.embedding.embed import EmbedOptions, embed
-from adaptmed.methods import Method
-from adaptmed.pretraining.pretext_file import PRETEXT
+from adaptmed.methods import Method, changed
+from adaptmed.pretraining.pretext import PRETEXT
 from tests.online_bank import SIDES, save_image_model
 from tests.tiny_models import SIZES
 
@@ -63,16 +64,17 @@ def write_masked_banks(folder: Path) -> dict[str, Bank]:
     return {name: embed(manifest, image, text, folder / name, options=how) for name, how in options.items()}
 
 
-def tiny(method: Method, **masking: object) -> Method:
+def tiny(method: Method, **terms: dict[str, Any]) -> Method:
     """Make a preset of masked pre-training small; dropout stays, so that its draws are tested too."""
-    assert method.masking is not None
-    inside = {"decoder_width": 8, "decoder_blocks": 1, "decoder_heads": 2}
-    layer = None if method.masking.patch_layer is None else 2
-    hidden = replace(method.masking, **{**inside, "patch_layer": layer, **masking})
-    return replace(method, width=16, layers=3, heads=2, dropout=0.1, masking=hidden, schedule=SCHEDULE)
+    layer = None if method.term("patches").layer is None else 2
+    patches = {"decoder_width": 8, "decoder_blocks": 1, "decoder_heads": 2, "layer": layer}
+    sizes = {"width": 16, "layers": 3, "heads": 2, "dropout": 0.1}
+    changes = {"fusion": sizes, **terms, "patches": patches | terms.get("patches", {})}
+    return replace(changed(method, changes), schedule=SCHEDULE)
 
 
-M3AE, UMD = tiny(methods.m3ae()), tiny(methods.umd(), teacher_decay=0.9)
+SLOW = {"image_features": {"teacher_decay": 0.9}, "text_features": {"teacher_decay": 0.9}}
+M3AE, UMD = tiny(methods.m3ae()), tiny(methods.umd(), **SLOW)
 
 
 class Watch(Callback):

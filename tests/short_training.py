@@ -9,10 +9,7 @@ from adaptmed.adaptor.model import Adaptor
 from adaptmed.runs.folder import read_metrics
 
 METHOD = replace(
-    methods.adaptor(),
-    width=16,
-    heads=2,
-    dropout=0.1,
+    methods.changed(methods.adaptor(), {"fusion": {"width": 16, "heads": 2, "dropout": 0.1}}),
     schedule=methods.Schedule(epochs=3, batch_size=8, learning_rate=1e-3, warmup_share=0.0),
 )
 

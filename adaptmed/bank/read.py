@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -98,6 +99,10 @@ class Bank:
     def holds_texts(self) -> bool:
         """Whether it has Tokens of texts."""
         return self.info.texts is not None
+
+    def of_images(self) -> Self:
+        """Return the same bank as one that holds no texts, for whatever reads images alone."""
+        return type(self)(self.folder, replace(self.info, texts=None), self.rows)
 
     def subset(self, split: str | None) -> Rows:
         """Return the row numbers of one split (``train``, ``validate``, ``test``); ``None`` gives all rows.

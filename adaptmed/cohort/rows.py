@@ -54,15 +54,15 @@ def patients_of(bank: Bank, rows: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "
     return bank.rows["patient"].astype(str).to_numpy(object)[rows]
 
 
-def trained_pairs(bank: Bank) -> NDArray[np.int64]:
-    """Row numbers of the training pairs.
+def training_rows(bank: Bank) -> NDArray[np.int64]:
+    """Row numbers of the training pairs, or of the training images of a bank without texts.
 
     Raises:
         InputError: If there are fewer than two.
     """
-    train = pairs_of(bank, "train")
+    train = rows_with_sides(bank, "train", texts=bank.holds_texts)
     if len(train) < 2:
-        expected = "at least 2 image-text pairs in the split train"
+        expected = f"at least 2 {'image-text pairs' if bank.holds_texts else 'images'} in the split train"
         fix = "Check the manifest's split column and that both encoders were given to `adaptmed embed`."
         raise InputError(sentence(str(bank.folder), expected=expected, got=len(train), fix=fix))
     return train

@@ -1,5 +1,8 @@
 """The trainable part: Tokens of images, or of both modalities, in; Fused out."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from adaptmed.fusion.base import Capabilities, Streams
 from adaptmed.fusion.co import CoFusion
 from adaptmed.fusion.config import CoConfig, CrossConfig, FusionConfig
@@ -22,8 +25,14 @@ __all__ = [
 ]
 
 
+def _cross(config: CrossConfig) -> CrossFusion | ReleasedCrossFusion:
+    return ReleasedCrossFusion(config) if config.faithful else CrossFusion(config)
+
+
+FUSIONS: Mapping[str, Callable[[Any], Fusion]] = {CrossConfig.kind: _cross, CoConfig.kind: CoFusion}
+"""Kind of fusion → what builds it."""
+
+
 def build_fusion(config: FusionConfig) -> Fusion:
     """Build the fusion that ``config`` describes, with fresh weights from torch's global generator."""
-    if isinstance(config, CoConfig):
-        return CoFusion(config)
-    return ReleasedCrossFusion(config) if config.faithful else CrossFusion(config)
+    return FUSIONS[config.kind](config)

@@ -64,14 +64,15 @@ class Streams(Protocol):
         """Return what :meth:`streams` does of several layers, in their order, from one pass."""
         ...
 
-    def freeze_unread(self, layer: int | None = None) -> None:
+    def freeze_unread(self, *, image: int | None, text: int | None = None) -> None:
         """Freeze what a training leaves out that reads neither embeddings nor joint vectors, but Tokens of streams.
 
-        Its own losses would never reach these weights: the poolers, where there are any, and image layers that nothing
-        reads. The last text layer reads the image as the last image layer but one leaves it.
+        Its own losses would never reach these weights: the poolers, where there are any, and layers that nothing reads.
+        A layer of one modality reads the other one as its layer before left it.
 
         Args:
-            layer: Whose image Tokens are read, from 0 to ``layer_count``; ``None`` is the last.
+            image: Deepest layer whose image Tokens are read, from 0 to ``layer_count``; ``None`` if none is.
+            text: Deepest layer whose text Tokens are read.
         """
         ...
 

@@ -173,11 +173,11 @@ class CoFusion(nn.Module):
         found = [reached[layer] for layer in layers]
         return [(self._leave("image", x, image), self._leave("text", y, text)) for x, y in found]
 
-    def freeze_unread(self, layer: int | None = None) -> None:
-        """Freeze the poolers and image layers that nothing reads, see :meth:`adaptmed.fusion.base.Streams`."""
-        unread: list[nn.Module] = [self.image_pool, self.text_pool] if self.reads_texts else []
-        if layer is not None and layer < self.layer_count:
-            unread += self.image_layers[-1:] if self.reads_texts else self.image_layers[layer:]
+    def freeze_unread(self, *, image: int | None, text: int | None = None) -> None:
+        """Freeze the poolers and the layers that nothing reads, see :meth:`adaptmed.fusion.base.Streams`."""
+        unread: list[nn.Module] = [*self.image_layers[max(image or 0, (text or 0) - 1) :]]
+        if self.reads_texts:
+            unread += [self.image_pool, self.text_pool, *self.text_layers[max(text or 0, (image or 0) - 1) :]]
         for module in unread:
             module.requires_grad_(requires_grad=False)
 

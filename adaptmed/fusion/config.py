@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import Side
 
-Kind = Literal["cross", "co"]
 MAX_LOG_SCALE = math.log(100.0)
 """The factor on cosine similarities never exceeds 100; training keeps its logarithm below this."""
 _KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {
@@ -35,7 +34,9 @@ class CrossConfig:
         faithful: Build the arrangement of the paper's released code instead (see ``ReleasedCrossFusion``).
     """
 
-    kind: ClassVar[Kind] = "cross"
+    kind: ClassVar[str] = "cross"
+    has_streams: ClassVar[bool] = False
+    has_released: ClassVar[bool] = True
     image_width: int
     text_width: int | None
     width: int = 256
@@ -54,6 +55,13 @@ class CrossConfig:
                 "Leave faithful out, or add a text encoder.",
             )
             raise InputError(sentence("text_width", expected=expected, got=None, fix=fix))
+
+    @classmethod
+    def shaped(cls, grid: tuple[int, int], *, faithful: bool, image_width: int, **given: Any) -> Self:
+        """Shape it for the Tokens of encoders; the released sizes have no choice."""
+        if faithful:
+            return cls.released(image_width, given["text_width"])
+        return cls(image_grid=grid, image_width=image_width, **given)
 
     @classmethod
     def released(cls, image_width: int, text_width: int | None = 768) -> Self:
@@ -78,7 +86,9 @@ class CoConfig:
             and always the mean in a fusion of images alone.
     """
 
-    kind: ClassVar[Kind] = "co"
+    kind: ClassVar[str] = "co"
+    has_streams: ClassVar[bool] = True
+    has_released: ClassVar[bool] = False
     image_width: int
     text_width: int | None
     width: int = 256
@@ -91,6 +101,12 @@ class CoConfig:
         _check(self)
 
     @classmethod
+    def shaped(cls, grid: tuple[int, int], *, faithful: bool, image_width: int, **given: Any) -> Self:
+        """Shape it for the Tokens of encoders; it has no positions, and so no grid."""
+        del grid, faithful
+        return cls(image_width=image_width, **given)
+
+    @classmethod
     def paper(cls, image_width: int = 768, text_width: int | None = 768, *, image_prefix: int = 1) -> Self:
         """The size of M3AE and UMD: width 768, six layers per modality, twelve heads."""
         return cls(image_width=image_width, text_width=text_width, width=768, heads=12, image_prefix=image_prefix)
@@ -98,6 +114,7 @@ class CoConfig:
 
 FusionConfig = CrossConfig | CoConfig
 CONFIGS: Mapping[str, type[FusionConfig]] = {config.kind: config for config in (CrossConfig, CoConfig)}
+"""Kind of fusion → its configuration."""
 
 
 def check_kind(kind: str, *, faithful: bool) -> None:
@@ -109,7 +126,7 @@ def check_kind(kind: str, *, faithful: bool) -> None:
     if kind not in CONFIGS:
         fix = "Choose one of these."
         raise InputError(sentence("fusion", expected=_one_of_the_kinds(), got=repr(kind), fix=fix))
-    if faithful and kind != "cross":
+    if faithful and not CONFIGS[kind].has_released:
         expected, fix = f"False with fusion={kind!r}", "Leave it out, or choose fusion='cross'."
         raise InputError(sentence("faithful", expected=expected, got=True, fix=fix))
 
@@ -144,9 +161,7 @@ def fusion_config(
     check_kind(kind, faithful=faithful)
     given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
     given |= {"image_width": widths[0], "text_width": widths[1], "image_prefix": prefix}
-    if kind == "cross":
-        return CrossConfig.released(*widths) if faithful else CrossConfig(image_grid=(grid[-2], grid[-1]), **given)
-    return CoConfig(**given)
+    return CONFIGS[kind].shaped((grid[-2], grid[-1]), faithful=faithful, **given)
 
 
 def side_widths(config: FusionConfig) -> dict[Side, int]:

@@ -8,13 +8,15 @@ from lightning.pytorch.callbacks import Callback
 
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
-from adaptmed.cohort.rows import pairs_of, trained_pairs
+from adaptmed.cohort.rows import rows_with_sides, training_rows
 from adaptmed.errors import InputError, sentence
-from adaptmed.methods import Masking, Method, Schedule, from_json
+from adaptmed.pretraining.choices import from_json
 from adaptmed.pretraining.job import PretrainJob
-from adaptmed.pretraining.pretext_file import PRETEXT
-from adaptmed.pretraining.pretrain import run_config, run_job
+from adaptmed.pretraining.method import Method, Term
+from adaptmed.pretraining.pretext import PRETEXT
+from adaptmed.pretraining.pretrain import readable_bank, run_config, run_job
 from adaptmed.runs.folder import read_config
+from adaptmed.training.settings import Schedule
 from adaptmed.training.trainer import Precision
 
 FEATURES = 1e-5
@@ -67,7 +69,8 @@ def calibrate(
         OverlapError: If a patient stands in two of the splits.
     """
     method = calibration_method(run, schedule)
-    rows = trained_pairs(bank), pairs_of(bank, "validate")
+    bank = readable_bank(bank, method)
+    rows = training_rows(bank), rows_with_sides(bank, "validate", texts=bank.holds_texts)
     job = PretrainJob(bank, method, *rows, seed, start=run, pretext=run)
     config = run_config(bank, method, seed=seed, precision=precision, start=run) | {"command": "calibrate"}
     how: dict[str, Any] = {"precision": precision, "device": device, "strategy": strategy, "progress": progress}
@@ -75,23 +78,25 @@ def calibrate(
 
 
 def calibration_method(run: Path, schedule: Schedule | None = None) -> Method:
-    """The method of a run, with the weights and the schedule of calibration.
+    """The method of a run, with the weights and the schedule of calibration: without what reads whole pairs.
 
     Raises:
         InputError: If the run hid nothing, or is no run folder with its pretext modules.
     """
     config = read_config(run) or {}
     method = from_json(config["method"]) if "method" in config else None
-    if method is None or method.masking is None or not (run / PRETEXT).exists():
-        got = "none" if method is None else f"one of the method {method.name}"
+    if method is None or not method.hidden or not (run / PRETEXT).exists():
+        got = "none" if method is None else f"a run of the method {method.name}"
         expected = "a finished run folder of `adaptmed pretrain` with --method umd or m3ae"
         fix = "Pre-train with one of these, and name its run folder, not the adaptor inside."
         raise InputError(sentence(str(run), expected=expected, got=got, fix=fix))
-    masking: Masking = replace(method.masking, weight_words=1.0, weight_patches=1.0)
-    if masking.teaches:
-        masking = replace(masking, weight_text_features=FEATURES, weight_image_features=FEATURES)
-    plan = schedule or calibration_schedule(method)
-    return replace(method, masking=masking, schedule=plan, weight_matching=0.0, weight_contrastive=0.0)
+    needs = method.needs
+    terms: list[Term] = [
+        replace(term, weight=1.0 if needs[term.name].teacher_decay is None else FEATURES)
+        for term in method.terms
+        if not needs[term.name].embeddings
+    ]
+    return replace(method, terms=tuple(terms), schedule=schedule or calibration_schedule(method))
 
 
 def calibration_schedule(method: Method) -> Schedule:

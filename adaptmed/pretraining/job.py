@@ -11,23 +11,23 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank, BankLoader
 from adaptmed.data.images import from_bytes
 from adaptmed.encoders import Words, words_of
 from adaptmed.errors import InputError, sentence
-from adaptmed.fusion import CoFusion
+from adaptmed.fusion import Fusion
+from adaptmed.fusion.base import Streams
 from adaptmed.fusion.config import to_json
 from adaptmed.layers.draws import step_seed
 from adaptmed.lora.settings import Tunable
-from adaptmed.methods import Method
-from adaptmed.pretext.word import TiedWordHead
 from adaptmed.pretraining.masking import Masker, Source, cell_px, masked_source, stored_views
+from adaptmed.pretraining.method import Method
 from adaptmed.pretraining.module import Pretraining
-from adaptmed.pretraining.pretext import build_pretext
-from adaptmed.pretraining.pretext_file import load_pretext
+from adaptmed.pretraining.pretext import build_pretext, load_pretext
+from adaptmed.pretraining.views import Sizes
 from adaptmed.runs.same_tokens import check_tokens
 from adaptmed.training.encoders import Online, OnlineEncoders
 from adaptmed.training.pixels import PixelReader
@@ -41,10 +41,10 @@ class PretrainJob:
     """One pre-training or calibration.
 
     Attributes:
-        bank: Image-text pairs.
-        method: Fusion, losses and optimiser settings.
-        train: Row numbers of the pairs it is trained on.
-        validate: Row numbers of the pairs that decide when to stop; may be empty.
+        bank: What the terms read: image-text pairs, or images alone.
+        method: Fusion, terms and optimiser settings.
+        train: Row numbers that it is trained on.
+        validate: Row numbers that decide when to stop; may be empty.
         seed: Of everything random.
         online: Which encoders are trained in the loop, or ``None``.
         start: Run or saved adaptor whose fusion it starts from, or ``None`` for a fresh one.
@@ -75,11 +75,13 @@ class PretrainJob:
 
     @cached_property
     def source(self) -> Source | None:
-        """Where masked images come from; ``None`` where the method hides nothing."""
-        masking = self.method.masking
-        if masking is None:
+        """Where masked images come from; ``None`` where the method hides no cells."""
+        cells = [hidden for hidden in self.method.hidden if hidden.side == "image"]
+        if not cells:
             return None
-        return masked_source(self.bank, self.adaptor.encoders, masking, tuned=self._tunes_images)
+        encoders, tuned = self.adaptor.encoders, self._tunes_images
+        [found] = {masked_source(self.bank, encoders, hidden.share, tuned=tuned) for hidden in cells}
+        return found
 
     @property
     def _tunes_images(self) -> bool:
@@ -92,19 +94,26 @@ class PretrainJob:
             adaptor, method = self.adaptor, self.method
             online = None if self.online is None else OnlineEncoders(adaptor.encoders, self.online)
             options: dict[str, Any] = {"seed": self.seed, "steps": steps, "online": online}
-            if method.masking is None or self.source is None:
+            if not method.hidden:
                 return Pretraining(adaptor.fusion, method, **options)
-            text = adaptor.encoders.load_text()
+            source, sizes = self.source, self._sizes()
             self._freeze_what_is_not_tuned()
-            values, words = 3 * cell_px(self.bank) ** 2, words_of(text)
-            pretext = build_pretext(method, adaptor.width, words=words, cell_values=values)
-            masker = Masker(adaptor.encoders, method.masking, self.source)
+            pretext = build_pretext(method, sizes)
+            masker = Masker(adaptor.encoders, method.hidden, source)
             if self.pretext is not None:
                 load_pretext(self.pretext, pretext)
-            elif isinstance(pretext["words"], TiedWordHead):
-                pretext["words"].start_at_frequencies(_word_counts(self.bank, self.train, words))
             freeze_unused(adaptor.fusion, method)
             return Pretraining(adaptor.fusion, method, pretext=pretext, masker=masker, **options)
+
+    def _sizes(self) -> Sizes:
+        """Measure what the modules of the terms are shaped by; load the text encoder where words are hidden."""
+        sides = {hidden.side for hidden in self.method.hidden}
+        cells = 3 * cell_px(self.bank) ** 2 if "image" in sides else None
+        if "text" not in sides:
+            return Sizes(self.adaptor.width, cell_values=cells)
+        words = words_of(self.adaptor.encoders.load_text())
+        counts = _word_counts(self.bank, self.train, words) if self.pretext is None else None
+        return Sizes(self.adaptor.width, words, counts, cells)
 
     def _freeze_what_is_not_tuned(self) -> None:
         """LoRA that a bank's encoders came with is no part of this training."""
@@ -138,7 +147,7 @@ class PretrainJob:
         steps: list[Callable[[Batch, int], Batch]] = []
         if self.source == "bank":
             steps.append(stored_views(self.bank, seed=step_seed(self.seed, -5)))
-        if self.method.negatives_by_label:
+        if self.method.reads_labels:
             steps.append(lambda batch, _: replace(batch, labels=_known_labels(self.bank, batch.rows.numpy())))
 
         def add(batch: Batch, epoch: int) -> Batch:
@@ -150,12 +159,11 @@ class PretrainJob:
 
     def _pixels(self, seed: int | None) -> Callable[[Rows, int], Tensor] | None:
         """Return what reads pixels, changed at random by ``seed``; ``None`` where nothing needs them."""
-        online, images = self.online, self.bank.info.images
-        assert images is not None  # there are pairs
+        online, images = self.online, self.bank.images
         if online is not None and online.image_lora is not None:
             draws = seed if online.augment else None
             return PixelReader(self.bank, images.preprocessing, seed=draws, workers=online.workers)
-        if self.method.masking is None:
+        if self.source is None:
             return None
         if images.pixels:
             return self._stored_pixels
@@ -163,9 +171,8 @@ class PretrainJob:
 
     def _stored_pixels(self, rows: Rows, epoch: int) -> Float[Tensor, "batch 3 height width_px"]:
         del epoch
-        assert self.bank.info.images is not None
         items = [self.bank.items_of(int(row))[0] for row in rows]
-        return from_bytes(self.bank.item_pixels(items), self.bank.info.images.preprocessing)
+        return from_bytes(self.bank.item_pixels(items), self.bank.images.preprocessing)
 
 
 def _known_labels(bank: Bank, rows: Rows) -> Float[Tensor, "n label"]:
@@ -191,31 +198,32 @@ def fresh_adaptor(bank: Bank, method: Method, rows: Rows, *, seed: int) -> Adapt
     """The untrained adaptor a run starts from: fresh weights by seed, input statistics of ``rows``."""
     with torch.random.fork_rng():
         torch.manual_seed(step_seed(seed, -1))
+        fusion = method.fusion
         adaptor = Adaptor.from_bank(
             bank,
-            fusion=method.fusion,
-            width=method.width,
-            layers=method.layers,
-            heads=method.heads,
-            dropout=method.dropout,
-            faithful=method.faithful,
+            fusion=fusion.kind,
+            width=fusion.width,
+            layers=fusion.layers,
+            heads=fusion.heads,
+            dropout=fusion.dropout,
+            faithful=fusion.faithful,
         )
     adaptor.standardise(bank, rows)
     return adaptor
 
 
-def freeze_unused(fusion: nn.Module, method: Method) -> None:
-    """Freeze what a method that neither matches nor contrasts leaves out: the poolers, and image layers none reads.
+def freeze_unused(fusion: Fusion, method: Method) -> None:
+    """Freeze what no term reads: where none reads embeddings, the poolers and the layers behind the streams.
 
     Such a method goes on with what another has trained (calibration); its own weights would stay random.
     """
-    if method.weight_matching > 0 or method.weight_contrastive > 0 or not isinstance(fusion, CoFusion):
-        return
-    fusion.image_pool.requires_grad_(requires_grad=False)
-    fusion.text_pool.requires_grad_(requires_grad=False)
-    layer = None if method.masking is None else method.masking.patch_layer
-    if layer is not None and layer < fusion.config.layers:  # words read the image as the last layer but one leaves it
-        fusion.image_layers[-1].requires_grad_(requires_grad=False)
+    needs = method.needs.values()
+    if isinstance(fusion, Streams) and not any(need.embeddings for need in needs):
+        deepest: dict[str, int] = {}
+        for view in (view for need in needs for view in need.views):
+            layer = fusion.layer_count if view.layer is None else view.layer
+            deepest[view.side] = max(layer, deepest.get(view.side, 0))
+        fusion.freeze_unread(image=deepest.get("image"), text=deepest.get("text"))
 
 
 def _take_fusion(adaptor: Adaptor, bank: Bank, start: Path) -> None:

@@ -1,7 +1,7 @@
 """What a masked step reads: words and patches hidden before their encoders, and where the masked images come from."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,10 +15,9 @@ from adaptmed.bank import Bank
 from adaptmed.bank.layout import Layout, arrange_text
 from adaptmed.encoders import drops_patches, patch_grid, words_of
 from adaptmed.errors import InputError, sentence
-from adaptmed.layers.draws import item_draws, step_seed
-from adaptmed.methods import Masking
+from adaptmed.layers.draws import item_draws
 from adaptmed.pretext.masking import Vocabulary, hidden_patches, mask_words
-from adaptmed.pretraining.contrastive import both_sides
+from adaptmed.pretraining.views import Hidden
 from adaptmed.types import Batch, Tokens
 
 Source = Literal["bank", "encoder", "outputs"]
@@ -30,39 +29,48 @@ _LEAK = (
 
 
 @dataclass(frozen=True)
-class Masked:
-    """A batch of pairs with words and cells hidden.
+class MaskedCells:
+    """Images with cells hidden.
 
     Attributes:
         image: Image Tokens of the kept cells in their places; hidden cells are not valid.
         kept: Places of the kept cells, in rising order.
-        text: Text Tokens of the masked words' ids.
-        targets: Ids to predict; -1 where no word is hidden.
     """
 
     image: Tokens
     kept: Int[Tensor, "batch kept"]
-    text: Tokens
-    targets: Int[Tensor, "batch token"]
 
     @property
     def hidden(self) -> Bool[Tensor, "batch cell"]:
         """True at hidden cells."""
         return hidden_patches(self.kept, self.image.valid.shape[1] - self.image.prefix)
 
+
+@dataclass(frozen=True)
+class MaskedWords:
+    """Texts with words hidden.
+
+    Attributes:
+        text: Text Tokens of the masked words' ids.
+        targets: Ids to predict; -1 where no word is hidden.
+    """
+
+    text: Tokens
+    targets: Int[Tensor, "batch token"]
+
     @property
-    def hidden_words(self) -> Bool[Tensor, "batch token"]:
+    def hidden(self) -> Bool[Tensor, "batch token"]:
         """True at words to predict."""
         return self.targets >= 0
 
 
-def masked_source(bank: Bank, encoders: FrozenEncoders, masking: Masking, *, tuned: bool) -> Source:
+def masked_source(bank: Bank, encoders: FrozenEncoders, ratio: float, *, tuned: bool) -> Source:
     """Say where masked images come from; load the image encoder where it is needed.
 
     Args:
         bank: Image Tokens, with or without masked views.
         encoders: Of the adaptor.
-        masking: Of the method.
+        ratio: Share of the cells that is hidden.
         tuned: Whether the image encoder is trained in the loop: then no stored view is of any use.
 
     Raises:
@@ -71,11 +79,10 @@ def masked_source(bank: Bank, encoders: FrozenEncoders, masking: Masking, *, tun
     Warns:
         UserWarning: If outputs are hidden.
     """
-    images = bank.info.images
-    assert images is not None  # the bank holds pairs
+    images = bank.images
     if images.masked_views and not tuned:
-        if images.mask_ratio != masking.patch_ratio:
-            expected, fix = f"masked views that hide {masking.patch_ratio}", "Embed with that --mask-ratio."
+        if images.mask_ratio != ratio:
+            expected, fix = f"masked views that hide {ratio}", "Embed with that --mask-ratio."
             raise InputError(sentence(str(bank.folder), expected=expected, got=images.mask_ratio, fix=fix))
         return "bank"
     encoder = encoders.load_image()
@@ -92,8 +99,7 @@ def cell_px(bank: Bank) -> int:
     Raises:
         InputError: If cells are not square, or no whole number of pixels.
     """
-    images = bank.info.images
-    assert images is not None  # the bank holds pairs
+    images = bank.images
     height, width = images.preprocessing.image_size_px
     rows, columns = images.grid[-2:]
     if height % rows or width % columns or height // rows != width // columns or bank.info.layout == "pooled":
@@ -105,8 +111,7 @@ def cell_px(bank: Bank) -> int:
 
 def stored_views(bank: Bank, *, seed: int) -> Callable[[Batch, int], Batch]:
     """Return what adds a stored masked view to each batch: every image goes through all its views, one per epoch."""
-    images = bank.info.images
-    assert images is not None  # the bank holds pairs
+    images = bank.images
 
     def add(batch: Batch, epoch: int) -> Batch:
         first = (item_draws(batch.rows, 1, seed=seed)[:, 0] * images.masked_views).long()
@@ -117,79 +122,77 @@ def stored_views(bank: Bank, *, seed: int) -> Callable[[Batch, int], Batch]:
 
 
 class Masker(nn.Module):
-    """Hides words and cells of a batch and encodes what is left.
+    """Hides words or cells of a batch and encodes what is left.
 
     Words are hidden among the ids, which the text encoder reads in every step. Cells are hidden in the pixels, of which
     the image encoder sees the rest, or the bank has stored that. Only of a CNN are outputs hidden: then what is hidden
     is in part read from its neighbours, whose receptive fields reach into it, and no figure of ours rests on it.
 
     Args:
-        encoders: With the text encoder in memory, and the image encoder where masked images come from it.
-        masking: Shares of words and cells.
-        source: Where masked images come from.
+        encoders: With the text encoder in memory where words are hidden, and the image encoder where masked images come
+            from it.
+        hidden: Everything that is hidden in some view.
+        source: Where masked images come from; ``None`` where no cells are hidden.
 
     Raises:
-        InputError: If the text encoder has no mask token, or its texts are stored as one pooled vector.
+        InputError: If words are hidden and the text encoder has no mask token, or its texts are stored as one vector.
     """
 
-    def __init__(self, encoders: FrozenEncoders, masking: Masking, source: Source) -> None:
+    def __init__(self, encoders: FrozenEncoders, hidden: Sequence[Hidden], source: Source | None) -> None:
         super().__init__()
-        self.encoders, self.masking, self.source = encoders, masking, source
+        self.encoders, self.source = encoders, source
         self.layout = Layout.parse(encoders.layout)
-        if self.layout.kind == "pooled":
+        words = [some for some in hidden if some.side == "text"]
+        if words and self.layout.kind == "pooled":
             fix = "Embed with --layout grid or all."
             raise InputError(sentence("layout", expected="all tokens of a text", got="pooled", fix=fix))
-        assert encoders.text is not None  # whoever builds this has loaded it
-        words = words_of(encoders.text)
-        self.vocabulary = Vocabulary.of(
-            words.entries, special_ids=words.special_ids, mask_id=words.mask_id, whole_words=masking.whole_words
-        )
+        self.vocabularies = {some: _vocabulary(encoders, whole=some.whole) for some in words}
 
-    def forward(self, batch: Batch, seed: int) -> Masked:
-        """Hide and encode.
+    def words(self, batch: Batch, hidden: Hidden, seed: int) -> MaskedWords:
+        """Hide words and encode the texts.
 
         Args:
-            batch: Pairs with word ids; with pixels or a masked view where the source needs them.
+            batch: Texts with word ids.
+            hidden: Which share, and whether whole words.
             seed: Of this step.
         """
-        if not len(batch):
-            return _nothing(batch)
-        text, targets = self._text(batch, step_seed(seed, 3))
-        image, kept = self._image(batch, step_seed(seed, 4))
-        return Masked(image, kept, text, targets)
-
-    def _text(self, batch: Batch, seed: int) -> tuple[Tokens, Int[Tensor, "batch token"]]:
-        assert self.encoders.text is not None
+        assert batch.text is not None
         assert batch.input_ids is not None
         assert batch.ids_valid is not None
-        ids, targets = mask_words(
-            batch.input_ids,
-            batch.ids_valid,
-            self.vocabulary,
-            items=batch.rows,
-            seed=seed,
-            share=self.masking.word_share,
-        )
-        return arrange_text(self.encoders.text(ids, batch.ids_valid), self.layout), targets
+        assert self.encoders.text is not None
+        if not len(batch):  # all items lie on other processes, and no encoder takes an empty batch
+            return MaskedWords(batch.text, batch.input_ids)
+        how: dict[str, Any] = {"items": batch.rows, "seed": seed, "share": hidden.share}
+        ids, targets = mask_words(batch.input_ids, batch.ids_valid, self.vocabularies[hidden], **how)
+        return MaskedWords(arrange_text(self.encoders.text(ids, batch.ids_valid), self.layout), targets)
 
-    def _image(self, batch: Batch, seed: int) -> tuple[Tokens, Int[Tensor, "batch kept"]]:
+    def cells(self, batch: Batch, hidden: Hidden, seed: int) -> MaskedCells:
+        """Hide cells and encode what is left of the images.
+
+        Args:
+            batch: Images, with pixels or a masked view where the source needs them.
+            hidden: Which share.
+            seed: Of this step.
+        """
+        assert batch.image is not None
+        if not len(batch):
+            return MaskedCells(batch.image, batch.rows.new_zeros(0, 0))
         if self.source == "bank":
             assert batch.masked_image is not None
-            return batch.masked_image, _kept(batch.masked_image)
-        how: dict[str, Any] = {"items": batch.rows, "seed": seed, "ratio": self.masking.patch_ratio}
+            return MaskedCells(batch.masked_image, _kept(batch.masked_image))
+        how: dict[str, Any] = {"items": batch.rows, "seed": seed, "ratio": hidden.share}
         if self.source == "outputs":
-            return masked_outputs(both_sides(batch)[0], **how)
+            return MaskedCells(*masked_outputs(batch.image, **how))
         assert self.encoders.image is not None
         assert batch.pixels is not None
-        return masked_image_tokens(self.encoders.image, batch.pixels, self.layout, **how)
+        return MaskedCells(*masked_image_tokens(self.encoders.image, batch.pixels, self.layout, **how))
+
+
+def _vocabulary(encoders: FrozenEncoders, *, whole: bool) -> Vocabulary:
+    assert encoders.text is not None  # whoever hides words has loaded it
+    words = words_of(encoders.text)
+    return Vocabulary.of(words.entries, special_ids=words.special_ids, mask_id=words.mask_id, whole_words=whole)
 
 
 def _kept(image: Tokens) -> Int[Tensor, "batch kept"]:
     return image.valid[:, image.prefix :].nonzero()[:, 1].view(len(image), -1)
-
-
-def _nothing(batch: Batch) -> Masked:
-    """What becomes of a last batch whose items all lie on other processes: no encoder takes an empty one."""
-    image, text = both_sides(batch)
-    assert batch.input_ids is not None
-    return Masked(image, batch.rows.new_zeros(0, 0), text, batch.input_ids)

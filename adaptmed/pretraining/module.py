@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from adaptmed.coordination.teacher import Teacher
 from adaptmed.errors import NonFiniteLossError, sentence
-from adaptmed.fusion import CoFusion, Fusion
+from adaptmed.fusion import Fusion
+from adaptmed.fusion.base import Streams
 from adaptmed.fusion.config import MAX_LOG_SCALE
 from adaptmed.layers.draws import step_seed
-from adaptmed.methods import Method
-from adaptmed.pretraining.contrastive import contrastive_loss, matching_losses
 from adaptmed.pretraining.masking import Masker
+from adaptmed.pretraining.method import Method
 from adaptmed.pretraining.pretext import build_pretext
-from adaptmed.pretraining.reconstruction import Student, reconstruction_losses
+from adaptmed.pretraining.step import Step, Student
+from adaptmed.pretraining.views import Sizes
 from adaptmed.runs.processes import Processes
 from adaptmed.training.average import WeightAverage
 from adaptmed.training.cut_batch import CutBatch
@@ -43,8 +44,8 @@ class Pretraining(lightning.LightningModule):
         seed: Of dropout, mismatched texts, and what is hidden.
         steps: Steps of the whole run, which the schedule needs.
         online: Encoders that are trained in the loop.
-        pretext: Of ``build_pretext``; fresh ones of a method that hides nothing when left out.
-        masker: Hides words and patches, for a method that does.
+        pretext: Modules of the terms; fresh ones of a method that hides nothing when left out.
+        masker: Hides words and cells, for a method that does.
     """
 
     strict_loading = False
@@ -66,16 +67,16 @@ class Pretraining(lightning.LightningModule):
         self.method = method
         self.seed = seed
         self.steps = steps
-        self.pretext = build_pretext(method, fusion.width) if pretext is None else pretext
+        self.pretext = build_pretext(method, Sizes(fusion.width)) if pretext is None else pretext
         self.masker = masker
-        masking = method.masking
-        teaches = masking is not None and masking.teaches
-        self.teacher = Teacher(self._student(), decay=masking.teacher_decay) if masking and teaches else None
+        self.views = {name: needs.views for name, needs in method.needs.items()}
+        decay = method.teacher_decay
+        self.teacher = None if decay is None else Teacher(self._student(), decay=decay)
         self.average = WeightAverage(self._trained(), decay=method.schedule.ema) if method.schedule.ema else None
         self._items: tuple[str, ...] = ()
 
     def _student(self) -> Student:
-        assert isinstance(self.fusion, CoFusion)  # of a method that hides something
+        assert isinstance(self.fusion, Streams)  # of a method that hides something
         return Student(self.fusion, self.online)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -190,19 +191,11 @@ class Pretraining(lightning.LightningModule):
     def _losses(self, batch: Batch, step: int) -> dict[str, Float[Tensor, ""]]:
         """Compute the method's losses, and their weighted sum as ``loss``."""
         seen = batch if self.online is None else self.online(batch)
-        method, seed, cut = self.method, step_seed(self.seed, step), self._cut()
+        taught = None if self.teacher is None else partial(self.teacher, batch)
+        how: dict[str, Any] = {"views": self.views, "masker": self.masker, "teach": taught}
+        made = Step(self.fusion, self.pretext, seen, step_seed(self.seed, step), self._cut(), **how)
         losses: dict[str, Float[Tensor, ""]] = {}
-        if method.weight_contrastive > 0:
-            losses["contrastive"] = contrastive_loss(self.fusion, seen, method, seed=seed, cut=cut)
-        if method.weight_matching > 0:
-            head: Any = self.pretext["matching"]
-            losses |= matching_losses(self.fusion, head, seen, method, seed=seed, cut=cut)
-        if method.masking is not None:
-            assert isinstance(self.fusion, CoFusion)  # the method says so
-            assert self.masker is not None
-            teacher = None if self.teacher is None else partial(self.teacher, batch)
-            masked = self.masker(seen, seed)
-            options: dict[str, Any] = {"teacher": teacher, "cut": cut}
-            losses |= reconstruction_losses(self.fusion, self.pretext, seen, masked, method.masking, **options)
-        weights = method.weights
+        for term in self.method.terms:
+            losses |= term.losses(made)
+        weights = self.method.weights
         return {**losses, "loss": sum(weights[name] * value for name, value in losses.items() if name in weights)}  # type: ignore[dict-item]

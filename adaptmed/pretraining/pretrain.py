@@ -12,13 +12,14 @@ from adaptmed.adaptor.model import Adaptor
 from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank import Bank, BankLoader
 from adaptmed.cohort.division import seen_patients
-from adaptmed.cohort.rows import pairs_of, trained_pairs
+from adaptmed.cohort.rows import rows_with_sides, training_rows
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of
-from adaptmed.methods import Method
+from adaptmed.pretraining.choices import from_json, to_json
 from adaptmed.pretraining.job import PretrainJob
+from adaptmed.pretraining.method import Method
 from adaptmed.pretraining.module import Pretraining
-from adaptmed.pretraining.pretext_file import save_pretext
+from adaptmed.pretraining.pretext import save_pretext
 from adaptmed.runs.folder import BEST, open_run, read_metrics, write_seen
 from adaptmed.runs.lineage import Lineage
 from adaptmed.runs.processes import join
@@ -42,7 +43,7 @@ def pretrain(
     start: Path | None = None,
     strategy: str = "ddp",
 ) -> Adaptor:
-    """Train an adaptor on the ``train`` pairs of a bank; ``validate`` decides when to stop and what to keep.
+    """Train an adaptor on the ``train`` rows of a bank; ``validate`` decides when to stop and what to keep.
 
     Running it again with the same arguments goes on where it stopped, bit for bit on the CPU, or returns the
     finished adaptor. Started by torchrun, the processes share every batch: negatives come from all of it, and losses
@@ -50,8 +51,9 @@ def pretrain(
     may go on with another number of processes.
 
     Args:
-        bank: Image-text pairs with a ``train`` split.
-        method: Fusion, losses and optimiser settings.
+        bank: Image-text pairs with a ``train`` split; images alone for a method whose terms read no texts, which
+            trains an adaptor of an image encoder alone.
+        method: Fusion, terms and optimiser settings.
         out: Run folder.
         seed: Of weights, order, dropout and mismatched texts.
         precision: Of the fusion's forward pass; weights stay in fp32.
@@ -68,17 +70,16 @@ def pretrain(
         The adaptor at its best epoch, also saved to ``out/adaptor``; without ``online`` no encoder is in memory.
 
     Raises:
-        InputError: If the bank has fewer than two training pairs, ``out`` holds another run, the batch size is no
-            multiple of the number of processes, ``start`` has another shape or other encoders, or negatives are to
-            differ in labels and the bank has none.
+        InputError: If the bank has fewer than two training rows or lacks a side or labels that a term reads, ``out``
+            holds another run, the batch size is no multiple of the number of processes, or ``start`` has another shape
+            or other encoders.
         OverlapError: If a patient stands in two of the splits.
         NonFiniteLossError: If a loss becomes NaN; the last good checkpoint stays.
         TerminatedError: If SIGTERM came; a checkpoint was written.
         LostProcessError: If another process has ended.
     """
-    train, validate = trained_pairs(bank), pairs_of(bank, "validate")
-    if method.negatives_by_label:
-        _require_labels(bank)
+    bank = readable_bank(bank, method)
+    train, validate = training_rows(bank), rows_with_sides(bank, "validate", texts=bank.holds_texts)
     job = PretrainJob(bank, method, train, validate, seed, online, start)
     config = run_config(bank, method, seed=seed, precision=precision, online=online, start=start)
     how: dict[str, Any] = {"precision": precision, "device": device, "strategy": strategy, "progress": progress}
@@ -115,7 +116,7 @@ def run_job(
     batch_size = processes.shared_batch(job.method.schedule.batch_size, len(train))
     before = Lineage.joined([Lineage.of_bank(bank.folder), *([] if job.start is None else [Lineage.of_run(job.start)])])
     seen = sorted({*seen_patients(bank, train, validate), *before.patients})
-    labels = 1.0 if job.method.negatives_by_label else before.labels
+    labels = 1.0 if job.method.reads_labels else before.labels
     if processes.agreed(lambda: _is_finished(out, {**config, "labels_read": labels}, seen)):
         return Adaptor.from_pretrained(find_adaptor(out), load_encoders=False)
     per_epoch = len(train) // batch_size
@@ -148,11 +149,16 @@ def _save(job: PretrainJob, task: Pretraining, out: Path) -> None:
 
 def _is_finished(out: Path, config: Mapping[str, object], seen: list[str]) -> bool:
     """Open the run folder, record whose data will be read, and tell whether its adaptor is there already."""
-    open_run(out, config)
+    open_run(out, config, upgrade=_with_terms)
     if (out / "adaptor").exists():
         return True
     write_seen(out, seen)
     return False
+
+
+def _with_terms(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a run with its method as it is written today."""
+    return {**config, "method": to_json(from_json(config["method"]))} if "method" in config else dict(config)
 
 
 def _length(method: Method, per_epoch: int, *, judged: bool, online: Online | None) -> Length:
@@ -195,7 +201,7 @@ def run_config(
         "image_token_key": None if images is None else images.token_key,
         "text_token_key": None if texts is None else texts.token_key,
         "manifest_sha256": bank.info.manifest_sha256,
-        "method": asdict(method),
+        "method": to_json(method),
         "seed": seed,
         "precision": precision,
         "online": None if online is None else {k: v for k, v in asdict(online).items() if k != "workers"},
@@ -203,9 +209,28 @@ def run_config(
     }
 
 
+def readable_bank(bank: Bank, method: Method) -> Bank:
+    """Return the bank with what the terms of a method read: without its texts where no term reads any.
+
+    Raises:
+        InputError: If the bank lacks texts or labels that a term reads.
+    """
+    if method.reads_labels:
+        _require_labels(bank)
+    if not method.reads_texts:
+        return bank.of_images()
+    if not bank.holds_texts:
+        reading = [name for name, need in method.needs.items() if need.texts]
+        expected, got = f"texts, which {', '.join(reading)} of the method {method.name} read", "images alone"
+        fix = "Embed with --text-encoder, or leave these terms out: --set words.weight=0, --set patches.beside=none."
+        raise InputError(sentence(str(bank.folder), expected=expected, got=got, fix=fix))
+    return bank
+
+
 def _require_labels(bank: Bank) -> None:
     if not bank.info.labels and bank.info.class_column is None:
-        expected, fix = "labels or classes for --negatives-by-label", "Embed with --labels, or leave the option out."
+        expected = "labels or classes for matching.by_label"
+        fix = "Embed with --labels or --class-column, or pass matching.by_label=false."
         raise InputError(sentence(str(bank.folder), expected=expected, got="neither", fix=fix))
 
 

@@ -1,7 +1,7 @@
 """A run folder: resolved configuration, one line of metrics per epoch, checkpoints, and the patients it has seen."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ LAST, BEST = Path("checkpoints/last.safetensors"), Path("checkpoints/best.safete
 PREVIOUS = Path("checkpoints/previous.safetensors")
 
 
-def open_run(out: Path, config: Mapping[str, Any]) -> None:
+def open_run(
+    out: Path, config: Mapping[str, Any], *, upgrade: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+) -> None:
     """Start a run folder, or find the one that was started with the same configuration.
 
     Args:
         out: The run folder.
         config: Everything that decides the result, as JSON values.
+        upgrade: Makes of a configuration that an older version wrote what is written today.
 
     Raises:
         InputError: If the folder holds a run with another configuration, or files that are no run.
@@ -26,7 +29,7 @@ def open_run(out: Path, config: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(config))
     path = out / CONFIG
     if path.exists():
-        found = json.loads(path.read_text())
+        found = upgrade(json.loads(path.read_text()))
         differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
         if differing:
             got = "; ".join(f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now" for key in differing)

@@ -43,9 +43,9 @@ def check_tuned(plain: Bank, tuned: Bank) -> None:
 def check_labels(run: Path, fractions: Sequence[float]) -> None:
     """Check that a run has read no label that a cell of the study would not have.
 
-    ``adaptmed finetune`` trains on labels, as ``adaptmed pretrain --negatives-by-label`` does, and what is trained from
-    such a run, or on the bank of its tuned encoders, has them behind it too. It may be judged only where it read all
-    labels and every cell has all of them as well.
+    ``adaptmed finetune`` trains on labels, as ``adaptmed pretrain --set matching.by_label=true`` does, and what is
+    trained from such a run, or on the bank of its tuned encoders, has them behind it too. It may be judged only where
+    it read all labels and every cell has all of them as well.
 
     Raises:
         InputError: If labels outside a cell's fraction were read.

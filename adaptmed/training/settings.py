@@ -1,10 +1,66 @@
-"""What every fine-tuning is asked about its optimiser."""
+"""Settings of optimisers: the schedule of a pre-training, and how a fine-tuning is run."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 from adaptmed.errors import InputError, sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How a method is optimised.
+
+    Attributes:
+        epochs: Passes over the training pairs.
+        least_steps: Few pairs make few steps per epoch: ``epochs`` is raised until there are this many steps.
+        batch_size: Pairs per step; contrastive learning needs many.
+        learning_rate: Peak rate of AdamW.
+        weight_decay: On matrices only; norms, biases, positions and the temperature have none.
+        warmup_share: Share of all steps over which the rate rises linearly; it then falls as a cosine to 0.
+        clip: Largest gradient norm.
+        patience: Epochs without a better validation loss before training stops.
+        ema: Decay per step of the exponential moving average of all trained weights, which is then validated and kept;
+            0 keeps the weights themselves.
+
+    Raises:
+        InputError: If a number lies outside its range.
+    """
+
+    epochs: int = 12
+    least_steps: int = 0
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    warmup_share: float = 0.1
+    clip: float = 1.0
+    patience: int = 10
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("least_steps", 0), ("batch_size", 2), ("patience", 1)):
+            if getattr(self, name) < least:
+                got = getattr(self, name)
+                raise InputError(sentence(name, expected=f"at least {least}", got=got, fix="Raise it."))
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise InputError(sentence(name, expected="above 0", got=getattr(self, name), fix="Raise it."))
+        if not self.weight_decay >= 0:
+            raise InputError(sentence("weight_decay", expected="0 or more", got=self.weight_decay, fix="Try 0.1."))
+        if not 0 <= self.warmup_share <= 1:
+            got = self.warmup_share
+            raise InputError(sentence("warmup_share", expected="a share in [0, 1]", got=got, fix="Try 0.1."))
+        if not 0 <= self.ema < 1:
+            raise InputError(sentence("ema", expected="a decay in [0, 1)", got=self.ema, fix="Try 0.99."))
+
+    def epochs_of(self, steps_per_epoch: int) -> int:
+        """Epochs for a training set that makes this many steps per epoch.
+
+        Example:
+            >>> Schedule(epochs=12, least_steps=120).epochs_of(5), Schedule(epochs=12, least_steps=120).epochs_of(15)
+            (24, 12)
+        """
+        return max(self.epochs, -(-self.least_steps // steps_per_epoch))
 
 
 @dataclass(frozen=True, kw_only=True)

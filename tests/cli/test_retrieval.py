@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from adaptmed.cli import main
+from adaptmed.methods import changed
 from adaptmed.pretraining.pretrain import pretrain
 from tests.short_training import METHOD
 from tests.tiny_bank import write_tiny_bank
 
-METHODS = {"run": METHOD, "bare": replace(METHOD, weight_matching=0.0)}
+METHODS = {"run": METHOD, "bare": changed(METHOD, {"matching": {"weight": 0.0}})}
 
 
 def run(*words):

@@ -12,7 +12,7 @@ from adaptmed import methods
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.pretraining.calibrate import FEATURES, calibrate, calibration_method, calibration_schedule
-from adaptmed.pretraining.pretext_file import PRETEXT, load_matching
+from adaptmed.pretraining.pretext import PRETEXT, load_matching
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import read_config, read_seen, write_seen
 from adaptmed.runs.lineage import Lineage
@@ -128,17 +128,17 @@ def test_a_calibrated_run_is_calibrated_again_and_keeps_the_matching_head(banks,
 
 def test_the_weights_of_calibration(runs):
     method = calibration_method(runs / "umd")
-    weights = {"contrastive": 0.0, "matching": 0.0, "words": 1.0, "patches": 1.0}
+    weights = {"words": 1.0, "patches": 1.0}
     assert method.weights == weights | {"text_features": FEATURES, "image_features": FEATURES}
     assert method.schedule == calibration_schedule(method)
-    assert calibration_method(runs / "m3ae", SHORT).weights == weights | {"text_features": 0.0, "image_features": 0.0}
+    assert calibration_method(runs / "m3ae", SHORT).weights == weights
     assert calibration_method(runs / "m3ae", SHORT).schedule == SHORT
     assert calibration_schedule(methods.umd(size="paper")).learning_rate == 2.5e-5
 
 
 def test_a_run_that_hid_nothing_no_run_and_an_unfinished_one_are_refused(banks, runs, tmp_path):
     pretrain(banks["views"], METHOD, tmp_path / "plain", device="cpu")
-    with pytest.raises(InputError, match=r"with --method umd or m3ae, but got one of the method adaptor"):
+    with pytest.raises(InputError, match=r"with --method umd or m3ae, but got a run of the method adaptor"):
         calibrate(banks["views"], tmp_path / "plain", tmp_path / "run", device="cpu")
     with pytest.raises(InputError, match=r"a finished run folder .*, but got none"):
         calibrate(banks["views"], tmp_path / "nothing", tmp_path / "run", device="cpu")
@@ -160,7 +160,7 @@ def test_a_bank_of_other_encoders_is_refused(runs, tmp_path):
 def test_pretext_modules_of_other_sizes_are_refused(banks, runs, tmp_path):
     run = shutil.copytree(runs / "umd", tmp_path / "other")
     config = json.loads((run / "config.json").read_text())
-    config["method"]["masking"]["decoder_width"] = 16
+    config["method"]["terms"]["patches"]["decoder_width"] = 16
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"pretext modules of this method and bank, but got \d+ others, patches"):
         calibrate(banks["views"], run, tmp_path / "run", schedule=SHORT, device="cpu")

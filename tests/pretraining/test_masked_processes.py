@@ -1,10 +1,9 @@
 """Two processes equal one in masked pre-training: hidden words, hidden patches, and the teacher's features."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
+from adaptmed.methods import changed
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import LAST
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
@@ -24,7 +23,7 @@ def data(tmp_path_factory):
     splits = ["train" if number < 25 else "validate" if number < 32 else "test" for number in range(40)]
     for name, bank in write_masked_banks(folder / "masked").items():  # a last batch of one leaves a process none
         uneven = copy_with_rows(bank, folder / "masked" / f"uneven-{name}", {"split": splits})
-    pretrain(uneven, replace(UMD, dropout=0.0), folder / "masked" / "still", device="cpu")
+    pretrain(uneven, changed(UMD, {"fusion": {"dropout": 0.0}}), folder / "masked" / "still", device="cpu")
     return folder
 
 

@@ -14,13 +14,13 @@ from adaptmed.bank import Bank, Layout
 from adaptmed.embedding.embed import embed
 from adaptmed.encoders import drops_patches
 from adaptmed.errors import InputError
-from adaptmed.methods import Masking
+from adaptmed.methods import changed
 from adaptmed.pretext.matching import MatchingHead, mismatched_texts
-from adaptmed.pretraining import contrastive
 from adaptmed.pretraining.calibrate import calibrate
-from adaptmed.pretraining.contrastive import matching_losses
 from adaptmed.pretraining.masking import Masker
 from adaptmed.pretraining.pretrain import pretrain
+from adaptmed.pretraining.terms import matching
+from adaptmed.pretraining.terms.matching import Matching, matching_losses
 from adaptmed.runs.lineage import Lineage
 from adaptmed.study.classification.settings import StudySettings
 from adaptmed.study.classification.subject import prepare
@@ -51,10 +51,13 @@ def embedded(folder, out, layout, encoder=None, **options):
 
 
 class Looks(Callback):
-    """Keeps the task, and a masked batch of its masker."""
+    """Keeps the task, and a batch with its cells and its words hidden by its masker."""
 
     def on_train_batch_end(self, _trainer, module, _outputs, batch, _index):
-        self.module, self.batch, self.masked = module, batch, module.masker(batch, 0)
+        self.module, self.batch, method = module, batch, module.method
+        self.masked = module.masker.cells(batch, method.hiding("image"), 0)
+        self.words = module.masker.words(batch, method.hiding("text"), 0)
+        self.vocabulary = module.masker.vocabularies[method.hiding("text")]
 
 
 @pytest.fixture(scope="module")
@@ -86,24 +89,28 @@ def test_of_a_cnn_outputs_are_hidden(cnn_bank, tmp_path, method):
 
 def test_the_share_that_is_hidden_is_the_methods(banks, tmp_path):
     looks = Looks()
-    method = tiny(UMD, patch_ratio=0.5, word_share=0.6)
+    method = tiny(UMD, patches={"ratio": 0.5}, words={"share": 0.6})
     pretrain(banks["plain"], method, tmp_path / "run", device="cpu", callbacks=(looks,))
     assert looks.module.masker.source == "encoder"
     assert looks.masked.hidden.sum(1).tolist() == [8] * 8
     assert looks.masked.image.valid.sum(1).tolist() == [1 + 8] * 8
-    masker, ids = looks.module.masker, looks.batch.input_ids
-    ordinary = ~masker.vocabulary.special[ids] & looks.batch.ids_valid
-    words = (ordinary & ~masker.vocabulary.continues[ids]).sum(1)
-    starts = (looks.masked.hidden_words & ~masker.vocabulary.continues[ids]).sum(1)
+    vocabulary, ids = looks.vocabulary, looks.batch.input_ids
+    ordinary = ~vocabulary.special[ids] & looks.batch.ids_valid
+    words = (ordinary & ~vocabulary.continues[ids]).sum(1)
+    starts = (looks.words.hidden & ~vocabulary.continues[ids]).sum(1)
     assert starts.tolist() == [round(0.6 * count) for count in words.tolist()]
-    assert not (looks.masked.hidden_words & ~ordinary).any()
+    assert not (looks.words.hidden & ~ordinary).any()
 
 
 @pytest.mark.parametrize(
     ("method", "bank", "message"),
     [
-        (tiny(UMD, patch_ratio=0.5), "views", r"masked views that hide 0\.5, but got 0\.75. Embed with that --mask-r"),
-        (tiny(UMD, patch_ratio=0.99), "plain", r"`ratio`: .*leaves at least one of 16 patches, but got 0\.99"),
+        (
+            tiny(UMD, patches={"ratio": 0.5}),
+            "views",
+            r"masked views that hide 0\.5, but got 0\.75. Embed with that --mask-r",
+        ),
+        (tiny(UMD, patches={"ratio": 0.99}), "plain", r"`ratio`: .*leaves at least one of 16 patches, but got 0\.99"),
     ],
 )
 def test_methods_that_the_bank_cannot_serve(banks, tmp_path, method, bank, message):
@@ -148,13 +155,13 @@ NO_MASK = "`mask_id`: expected the id of the mask token, but got None"
 def test_text_encoders_without_a_mask_token_are_refused(tmp_path, build, message):
     encoders = FrozenEncoders.of(PatchEncoder(), build(tmp_path / "text"), "all")
     with pytest.raises(InputError, match=message):
-        Masker(encoders, Masking(), "encoder")
+        Masker(encoders, UMD.hidden, "encoder")
 
 
 def test_pooled_texts_are_refused(folder):
     encoders = FrozenEncoders.of(PatchEncoder(), load_text_encoder(f"hf:{folder / 'bert'}"), "pooled")
     with pytest.raises(InputError, match="`layout`: expected all tokens of a text, but got pooled"):
-        Masker(encoders, Masking(), "outputs")
+        Masker(encoders, UMD.hidden, "outputs")
 
 
 class Choices:
@@ -162,7 +169,7 @@ class Choices:
 
     def __init__(self, monkeypatch):
         self.made = []
-        monkeypatch.setattr(contrastive, "mismatched_texts", self)
+        monkeypatch.setattr(matching, "mismatched_texts", self)
 
     def __call__(self, group, generator, *, similarity=None, labels=None):
         choice, found = mismatched_texts(group, generator, similarity=similarity, labels=labels)
@@ -191,7 +198,7 @@ def test_hard_negatives_resemble_the_items_own_text(banks, monkeypatch):
     for negatives in ("random", "hard"):
         choices = Choices(monkeypatch)
         for seed in range(40):
-            matching_losses(fusion, MatchingHead(32), batch, replace(UMD, negatives=negatives), seed=seed)
+            matching_losses(fusion, MatchingHead(32), batch, Matching(negatives=negatives), seed=seed)
         same = torch.stack([topic[choice] == topic for choice, *_ in choices.made]).float()
         assert same.shape == (40, 16)
         share[negatives] = same.mean().item()
@@ -206,7 +213,7 @@ def test_only_every_second_item_is_mismatched_and_only_a_share_is_matched(banks,
     plain = type(fusion).fuse
     monkeypatch.setattr(type(fusion), "fuse", lambda self, *pair: seen.append(pair) or plain(self, *pair))
     for share in (1.0, 0.5, 0.0):
-        matching_losses(fusion, MatchingHead(32), batch, replace(UMD, matching_share=share), seed=3)
+        matching_losses(fusion, MatchingHead(32), batch, Matching(share=share), seed=3)
     assert [len(image) for image, _ in seen] == [16, 8, 2]
     for image, text in seen:
         own = [torch.equal(text.pooled[i], batch.text.pooled[i]) for i in range(len(image))]
@@ -216,7 +223,7 @@ def test_only_every_second_item_is_mismatched_and_only_a_share_is_matched(banks,
 
 def test_negatives_by_label_are_no_pairs_of_the_same_labels_and_count_as_labels_read(banks, tmp_path, monkeypatch):
     choices = Choices(monkeypatch)
-    method = replace(UMD, negatives_by_label=True)
+    method = changed(UMD, {"matching": {"by_label": True}})
     pretrain(banks["views"], method, tmp_path / "run", device="cpu")
     for choice, found, _, labels in choices.made:
         assert (labels[choice] != labels)[found].all()
@@ -236,8 +243,8 @@ def test_negatives_by_label_are_no_pairs_of_the_same_labels_and_count_as_labels_
 def test_without_any_label_or_class_that_option_is_refused(banks, tmp_path):
     info = replace(banks["views"].info, labels=())
     bank = Bank(banks["views"].folder, info, banks["views"].rows)
-    with pytest.raises(InputError, match=r"labels or classes for --negatives-by-label, but got neither"):
-        pretrain(bank, replace(UMD, negatives_by_label=True), tmp_path / "run", device="cpu")
+    with pytest.raises(InputError, match=r"labels or classes for matching\.by_label, but got neither"):
+        pretrain(bank, changed(UMD, {"matching": {"by_label": True}}), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 
@@ -255,7 +262,7 @@ def test_classes_are_labels_too(folder, tmp_path, monkeypatch):
     bank = embed(manifest, image, text, tmp_path / "bank", options=replace(OPTIONS, pixels=True))
     assert bank.info.labels == ()
     choices = Choices(monkeypatch)
-    pretrain(bank, replace(UMD, negatives_by_label=True), tmp_path / "run", device="cpu")
+    pretrain(bank, changed(UMD, {"matching": {"by_label": True}}), tmp_path / "run", device="cpu")
     for choice, found, _, labels in choices.made:
         assert labels.shape[1] == 1
         assert (labels[choice] != labels)[found].all()

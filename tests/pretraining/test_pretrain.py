@@ -45,7 +45,7 @@ def test_it_writes_a_whole_run_folder(whole):
     lines = read_metrics(whole)
     assert [line["epoch"] for line in lines] == [0, 1, 2]
     assert lines[-1]["validate/loss"] < lines[0]["train/loss"]
-    assert json.loads((whole / "config.json").read_text())["method"]["width"] == 16
+    assert json.loads((whole / "config.json").read_text())["method"]["fusion"]["width"] == 16
 
 
 def test_every_trainable_parameter_has_moved(bank, whole):
@@ -162,12 +162,6 @@ def test_a_temperature_at_its_limit_can_come_back(bank, tmp_path):
 def test_a_schedule_that_trains_nothing_is_refused(wrong, message):
     with pytest.raises(InputError, match=message):
         methods.Schedule(**wrong)
-
-
-@pytest.mark.parametrize("name", ["weight_image_to_text", "matching_share", "weight_matching"])
-def test_a_method_with_a_weight_out_of_range_is_refused(name):
-    with pytest.raises(InputError, match=f"`{name}`"):
-        replace(METHOD, **{name: -0.5})
 
 
 def test_too_few_pairs_are_refused(bank, tmp_path):

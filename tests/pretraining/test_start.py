@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.errors import InputError
+from adaptmed.methods import changed
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import read_config, read_seen, write_seen
 from tests.short_training import METHOD, StopAfter, weights
@@ -65,7 +66,7 @@ def test_another_start_is_another_run(bank, trained, tmp_path):
 
 def test_a_fusion_of_another_shape_or_other_tokens_is_refused(bank, trained, tmp_path):
     with pytest.raises(InputError, match=r"expected a fusion of this shape, but got width: 16 there, 32 here"):
-        pretrain(bank, replace(METHOD, width=32), tmp_path / "wide", device="cpu", start=trained)
+        pretrain(bank, changed(METHOD, {"fusion": {"width": 32}}), tmp_path / "wide", device="cpu", start=trained)
     co = Adaptor.from_bank(bank, fusion="co", width=16, heads=2, layers=2)
     co.save_pretrained(tmp_path / "co")
     with pytest.raises(InputError, match=r"expected a fusion of this shape, but got kind: co there, cross here"):

@@ -13,6 +13,7 @@ from adaptmed.data.manifest import Manifest
 from adaptmed.embedding.embed import embed
 from adaptmed.errors import InputError
 from adaptmed.lora import LoRA
+from adaptmed.methods import changed
 from adaptmed.pretraining.calibrate import calibrate
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.processes import join
@@ -24,7 +25,7 @@ from tests.short_training import METHOD
 from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder
 from tests.tiny_models import vit
 
-PLAIN = replace(METHOD, dropout=0.0, schedule=replace(METHOD.schedule, ema=0.8))
+PLAIN = replace(changed(METHOD, {"fusion": {"dropout": 0.0}}), schedule=replace(METHOD.schedule, ema=0.8))
 STILL = replace(PLAIN, schedule=replace(METHOD.schedule, batch_size=10, learning_rate=1e-30, weight_decay=0.0))
 CLIPPED = replace(PLAIN, schedule=replace(METHOD.schedule, batch_size=512, learning_rate=1e-30, weight_decay=0.0))
 TUNED = replace(PLAIN, schedule=replace(METHOD.schedule, epochs=2, batch_size=6, learning_rate=1e-30, weight_decay=0.0))
@@ -36,6 +37,7 @@ ONLINE = Online(
     learning_rate=1e-30,
     workers=1,
 )
+FAITHFUL = {"text_features": {"faithful": True}, "image_features": {"faithful": True}}
 STOOD = {"epochs": 1, "learning_rate": 1e-30, "weight_decay": 0.0}
 
 
@@ -88,11 +90,11 @@ def record(out, bank, method, **options):
     save_file(recorder.found, out / f"found-{join().rank}.safetensors")
 
 
-def record_masked(out, bank, method, batch_size, masking=None, online=None, **schedule):
+def record_masked(out, bank, method, batch_size, terms=None, online=None, **schedule):
     """Without dropout, which every process draws for itself."""
     schedule = replace(method.schedule, batch_size=batch_size, **schedule)
-    masking = replace(method.masking, **(masking or {}))
-    record(out, bank, replace(method, dropout=0.0, schedule=schedule, masking=masking), online=online)
+    still = changed(method, {"fusion": {"dropout": 0.0}, **(terms or {})})
+    record(out, bank, replace(still, schedule=schedule), online=online)
 
 
 def record_calibration(out, bank, run):
@@ -170,7 +172,7 @@ SCENARIOS = {
     "umd-uneven": lambda out, data: record_masked(out, Bank.open(data / "masked" / "uneven-plain"), UMD, 512, **STOOD),
     "umd-one": lambda out, data: record_masked(out, Bank.open(data / "masked" / "uneven-views"), UMD, 6, **STOOD),
     "umd-faithful": lambda out, data: record_masked(
-        out, Bank.open(data / "masked" / "uneven-plain"), UMD, 10, {"faithful": True}, **STOOD
+        out, Bank.open(data / "masked" / "uneven-plain"), UMD, 10, FAITHFUL, **STOOD
     ),
     "m3ae": lambda out, data: record_masked(out, Bank.open(data / "masked" / "uneven-plain"), M3AE, 6, **STOOD),
     "umd-lora": lambda out, data: record_masked(

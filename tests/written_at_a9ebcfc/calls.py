@@ -13,7 +13,7 @@ from adaptmed import Adaptor, methods
 from adaptmed.bank import Bank
 from adaptmed.bank.verify import verify
 from adaptmed.lora import LoRA
-from adaptmed.methods import Method, Schedule
+from adaptmed.methods import Method, Schedule, changed
 from adaptmed.pretraining.calibrate import calibrate
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.study.classification.settings import StudySettings
@@ -40,22 +40,24 @@ CPU: dict[str, Any] = {"device": "cpu", "checkpoint_every": 1}
 
 
 def _tiny(method: Method) -> Method:
-    layer = None if method.masking.patch_layer is None else 1
-    hidden = replace(method.masking, decoder_width=8, decoder_blocks=1, decoder_heads=2, patch_layer=layer)
-    return replace(method, width=8, heads=2, dropout=0.1, layers=2, masking=hidden, schedule=SHORT)
+    layer = None if method.term("patches").layer is None else 1
+    patches = {"decoder_width": 8, "decoder_blocks": 1, "decoder_heads": 2, "layer": layer}
+    sizes = {"width": 8, "heads": 2, "dropout": 0.1, "layers": 2}
+    return replace(changed(method, {"fusion": sizes, "patches": patches}), schedule=SHORT)
 
 
 def _method(name: str) -> Method:
     match name:
         case "adaptor" | "lora":
-            return replace(methods.adaptor(), width=8, heads=2, dropout=0.1, schedule=SHORT)
+            small = changed(methods.adaptor(), {"fusion": {"width": 8, "heads": 2, "dropout": 0.1}})
+            return replace(small, schedule=SHORT)
         case "adaptor-ema":
-            schedule = replace(SHORT, ema=0.9)
-            return replace(_method("adaptor"), negatives="hard", matching_share=0.5, schedule=schedule)
+            hard = changed(_method("adaptor"), {"matching": {"negatives": "hard", "share": 0.5}})
+            return replace(hard, schedule=replace(SHORT, ema=0.9))
         case "umd-faithful":
             return _tiny(methods.umd(faithful=True))
         case _:
-            return _tiny(getattr(methods, name)())
+            return _tiny(methods.PRESETS[name]())
 
 
 def _training(here: Path, name: str) -> Callable[..., Any]:

@@ -15,7 +15,6 @@ from adaptmed.cohort.division import require_unseen
 from adaptmed.cohort.rows import pairs_of, patients_of
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion
-from adaptmed.methods import Method, from_json
 from adaptmed.metrics.retrieval import (
     chance_recall,
     first_places,
@@ -25,7 +24,9 @@ from adaptmed.metrics.retrieval import (
 )
 from adaptmed.metrics.uncertainty import entry, patient_weights
 from adaptmed.pretext.matching import MatchingHead
-from adaptmed.pretraining.pretext_file import has_matching, load_matching
+from adaptmed.pretraining.choices import from_json
+from adaptmed.pretraining.method import Method
+from adaptmed.pretraining.pretext import has_matching, load_matching
 from adaptmed.runs.folder import read_config, read_seen
 from adaptmed.runs.lineage import Lineage
 from adaptmed.runs.processes import device_of
@@ -228,7 +229,7 @@ def _chance(way: _Way) -> dict[str, Any]:
 
 
 def _without_head(method: Method) -> str:
-    if method.weight_matching == 0:
+    if method.term("matching") is None:
         return f"the method {method.name} was trained without matching: its weight is 0"
     return "the run folder holds no matching head: a version that did not keep it has trained it"
 
@@ -236,7 +237,7 @@ def _without_head(method: Method) -> str:
 def _notes(command: str, method: Method, *, matched: bool) -> list[str]:
     """What a reader must know of the numbers that they do not say themselves."""
     found = []
-    if method.weight_contrastive == 0:
+    if method.term("contrastive") is None:
         trained = "only the matching head was trained to" if matched else "nothing was trained to"
         found.append(
             f"The method {method.name} does not contrast images with texts: {trained} tell which belong together, and "

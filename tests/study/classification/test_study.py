@@ -21,7 +21,10 @@ from adaptmed.study.classification.subject import prepare
 from tests.tiny_bank import write_tiny_bank
 
 SETTINGS = StudySettings(fractions=(0.3, 1.0), seeds=2, replicates=50)
-METHOD = replace(methods.adaptor(), width=16, heads=2, schedule=methods.Schedule(epochs=2, batch_size=16))
+METHOD = replace(
+    methods.changed(methods.adaptor(), {"fusion": {"width": 16, "heads": 2}}),
+    schedule=methods.Schedule(epochs=2, batch_size=16),
+)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,8 @@ LORA = {"base.layer.lora_A.weight": torch.ones(2, 12), "base.layer.lora_B.weight
 SETTINGS = StudySettings(
     fractions=(0.3, 1.0), seeds=2, replicates=50, arms=("frozen", "adaptor-untrained", "adaptor", *TUNED_ARMS)
 )
-METHOD = replace(methods.adaptor(), width=16, heads=2, schedule=methods.Schedule(epochs=2, batch_size=16))
+SMALL = methods.changed(methods.adaptor(), {"fusion": {"width": 16, "heads": 2}})
+METHOD = replace(SMALL, schedule=methods.Schedule(epochs=2, batch_size=16))
 
 
 def tuned_tiny_bank(folder, **options):

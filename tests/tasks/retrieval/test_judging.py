@@ -13,7 +13,8 @@ from adaptmed.bank import Bank
 from adaptmed.bank.format import ROWS
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.files import write_text_whole
-from adaptmed.pretraining.pretext_file import PRETEXT, load_matching
+from adaptmed.methods import changed
+from adaptmed.pretraining.pretext import PRETEXT, load_matching
 from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.folder import CONFIG, SEEN, read_config
 from adaptmed.tasks.retrieval import reranking
@@ -25,8 +26,8 @@ WAYS = ("image to text", "text to image")
 BRIEF = replace(METHOD, schedule=replace(METHOD.schedule, epochs=1))
 METHODS = {
     "contrasting": METHOD,
-    "co": replace(BRIEF, name="m3ae", fusion="co", weight_contrastive=0.0),
-    "no matching": replace(BRIEF, weight_matching=0.0),
+    "co": changed(replace(BRIEF, name="m3ae"), {"fusion": {"kind": "co"}, "contrastive": {"weight": 0.0}}),
+    "no matching": changed(BRIEF, {"matching": {"weight": 0.0}}),
 }
 
 
@@ -157,7 +158,7 @@ def test_a_calibration_keeps_the_head_of_the_run_before(bank, runs, tmp_path):
     run = tmp_path / "calibrated"
     shutil.copytree(runs / "co", run)
     config = read_config(run) | {"command": "calibrate"}
-    config["method"]["weight_matching"] = 0.0
+    del config["method"]["terms"]["matching"]
     write_text_whole(run / CONFIG, json.dumps(config))
     result = judge(run, bank)
     assert result["test"] == judge(runs / "co", bank)["test"]

@@ -1,7 +1,5 @@
 """What pre-training alone needs: built for what a method uses, kept in one file, and read back or refused."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,9 +7,10 @@ from safetensors.torch import load_file
 from adaptmed import methods
 from adaptmed.encoders import Words
 from adaptmed.errors import InputError
+from adaptmed.methods import changed
 from adaptmed.pretext.matching import MatchingHead
-from adaptmed.pretraining.pretext import build_pretext
-from adaptmed.pretraining.pretext_file import PRETEXT, load_matching, load_pretext, save_pretext
+from adaptmed.pretraining.pretext import PRETEXT, build_pretext, load_matching, load_pretext, save_pretext
+from adaptmed.pretraining.views import Sizes
 from tests.masked_bank import UMD, assert_equal, tiny
 
 WORDS = Words(("[PAD]", "[MASK]", "lung"), (0, 1), 1, torch.randn(5, 6))
@@ -19,15 +18,18 @@ NEEDED = {
     "m3ae": (tiny(methods.m3ae()), {"matching", "words", "patches"}),
     "umd": (UMD, {"matching", "words", "patches", "image_features", "text_features"}),
     "umd-faithful": (tiny(methods.umd(faithful=True)), {"matching", "words", "patches", "text_features"}),
-    "umd-words": (tiny(methods.umd(), weight_image_features=0.0), {"matching", "words", "patches", "text_features"}),
-    "m3ae-unmatched": (replace(tiny(methods.m3ae()), weight_matching=0.0), {"words", "patches"}),
+    "umd-words": (
+        tiny(methods.umd(), image_features={"weight": 0.0}),
+        {"matching", "words", "patches", "text_features"},
+    ),
+    "m3ae-unmatched": (changed(tiny(methods.m3ae()), {"matching": {"weight": 0.0}}), {"words", "patches"}),
     "adaptor": (methods.adaptor(), {"matching"}),
     "adaptor-faithful": (methods.adaptor(faithful=True), set()),
 }
 
 
 def build(method=UMD, width=16):
-    return build_pretext(method, width, words=WORDS, cell_values=12)
+    return build_pretext(method, Sizes(width, words=WORDS, cell_values=12))
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -38,7 +40,7 @@ def test_what_a_method_does_not_use_does_not_exist(name):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_word_head_has_a_logit_for_every_row_of_the_embeddings(tied):
-    head = build(tiny(methods.umd(), tied_words=tied))["words"]
+    head = build(tiny(methods.umd(), words={"tied": tied}))["words"]
     assert head(torch.randn(3, 16)).shape == (3, 5)
     assert any(name.startswith("embeddings") for name, _ in head.named_buffers()) == tied
 
@@ -55,7 +57,7 @@ def test_what_a_run_does_not_train_is_carried_over(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
-    before, after = build(), build(replace(UMD, weight_matching=0.0))
+    before, after = build(), build(changed(UMD, {"matching": {"weight": 0.0}}))
     save_pretext(first, before)
     save_pretext(second, after, before=first)
     found = load_file(second / PRETEXT)
@@ -80,6 +82,6 @@ def test_a_matching_head_that_is_not_there_or_of_another_width_is_refused(tmp_pa
     assert isinstance(load_matching(tmp_path, 32), MatchingHead)
     with pytest.raises(InputError, match="a matching head 64 wide, but got another"):
         load_matching(tmp_path, 64)
-    save_pretext(tmp_path, build(replace(UMD, weight_matching=0.0)))
+    save_pretext(tmp_path, build(changed(UMD, {"matching": {"weight": 0.0}})))
     with pytest.raises(InputError, match=r"a matching head 32 wide, but got none. Pre-train with a method that"):
         load_matching(tmp_path, 32)
