@@ -44,7 +44,7 @@ def evaluate(
     from rich.console import Console
 
     from adaptmed.bank import Bank
-    from adaptmed.cli.show import print_masks, print_pairs, print_retrieval
+    from adaptmed.cli.show import print_retrieval, print_scores
     from adaptmed.files import write_json
     from adaptmed.tasks.evaluate import evaluate as judge
     from adaptmed.tasks.evaluate import target_of
@@ -70,5 +70,5 @@ def evaluate(
         target = out or target_of(run, opened)
         how = How(device=device, precision=precision)
         result = judge(run, opened, out=out, how=how, allow_overlap=allow_overlap)
-        (print_masks if result["task"] == "segmentation" else print_pairs)(result)
+        print_scores(result["task"], result)
     Console(soft_wrap=True, highlight=False, markup=False).print(f"Written: {target}")

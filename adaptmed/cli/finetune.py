@@ -40,18 +40,19 @@ _NO_OPTIMISER, _NO_LORA, _NO_PAIRS, _NO_MASKS = OptimiserOptions(), LoraOptions(
 
 def finetune(
     run: Path,
-    bank: Path,
+    bank: Path | None = None,
     /,
     *,
     out: Path,
-    task: Literal["classification", "segmentation", "answering", "image-text-classification"] = "classification",
+    task: str | None = None,
+    config: Path | None = None,
     train_fusion: bool | None = None,
     loss: Literal["dice-cross-entropy", "dice-focal", "paper", "binary", "cross-entropy"] | None = None,
-    fraction: float = 1.0,
-    seed: int = 0,
-    precision: Literal["fp32", "bf16"] = "bf16",
+    fraction: float | None = None,
+    seed: int | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
     device: str = "auto",
-    allow_overlap: bool = False,
+    allow_overlap: bool | None = None,
     optimiser: OptimiserOptions = _NO_OPTIMISER,
     lora: LoraOptions = _NO_LORA,
     pairs: PairOptions = _NO_PAIRS,
@@ -84,15 +85,16 @@ def finetune(
         run: Run folder of `adaptmed pretrain`, or a saved adaptor.
         bank: Bank of the same encoders, with labels or a class column, masks, or questions and answers.
         out: Run folder to write, or to go on with.
-        task: What is learnt: labels (or classes) of images, masks, answers to questions, or labels (or classes) of
-            images with their texts.
+        task: What is learnt: classification (the default, of labels or classes of images), segmentation (masks),
+            answering (questions), or image-text-classification (labels or classes of images with their texts).
+        config: Take what is left out from the config.json of another such run, or a copy of it.
         train_fusion: Train the fusion too; by default for all but masks. For labels of images --no-train-fusion
             without --lora leaves the probe as it is.
         loss: For masks: Dice with cross-entropy (the default), Dice with focal loss, or the Adaptor paper's 10 focal -
             log Dice. For answers: binary (of every answer on its own, the papers' and the default) or cross-entropy.
-        fraction: Share of the labelled training patients, above 0 and at most 1, chosen as in a study.
-        seed: Seed of the fraction, fresh weights, order, augmentation and dropout.
-        precision: bf16 computes in mixed precision, fp32 exactly; weights are fp32 in both.
+        fraction: Share of the labelled training patients, above 0 and at most 1, chosen as in a study; 1 by default.
+        seed: Seed of the fraction, fresh weights, order, augmentation and dropout; 0 by default.
+        precision: bf16, the default, computes in mixed precision, fp32 exactly; weights are fp32 in both.
         device: auto, cpu or cuda.
         allow_overlap: Judge although test patients were seen in pre-training; the results say so.
         optimiser: How long and how fast.
@@ -100,21 +102,26 @@ def finetune(
         pairs: Options of pairs.
         masks: Options of masks.
     """
+    from adaptmed.runs.settings import bank_of, check_names, read_settings, task_of
+
+    header, held = read_settings(config, "finetune")
+    asked = task_of(task, held, _LABELS)
     given = asdict(optimiser) | asdict(lora) | asdict(pairs) | asdict(masks) | {"loss": loss}
     given = {name: value for name, value in given.items() if value not in (None, ())}
-    _refuse_foreign(task, given)
-    shared = {"fraction": fraction, "seed": seed, "allow_overlap": allow_overlap, "precision": precision}
-    shared |= {} if train_fusion is None else {"train_fusion": train_fusion}
-    chosen = _CHOICES[task](task, given, shared)
+    check_names("task", [asked], tuple(_CHOICES))
+    _refuse_foreign(asked, given)
+    shared = {"fraction": fraction, "seed": seed, "allow_overlap": allow_overlap, "train_fusion": train_fusion}
+    held |= {name: value for name, value in shared.items() if value is not None}
+    chosen = _CHOICES[asked](asked, given | ({} if precision is None else {"precision": precision}), held)
     from rich.console import Console
 
     from adaptmed.bank import Bank
-    from adaptmed.cli.show import print_labels, print_masks, print_pairs
+    from adaptmed.cli.show import print_scores
     from adaptmed.runs.processes import join
     from adaptmed.tasks.finetune import finetune as tune
     from adaptmed.training.trainer import RunOptions
 
-    opened, options = Bank.open(bank), RunOptions(device=device, progress=True)
+    opened, options = Bank.open(bank_of(bank, header)), RunOptions(device=device, progress=True)
     with _mask_progress() as reading:
         result = tune(opened, run, out, chosen, options, reading=reading)
     if not join(device).first:
@@ -123,11 +130,11 @@ def finetune(
     trained = f"{result['trainable_parameters']:,} parameters on {result[f'train_{noun}']} {noun}"
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(f"Trained {trained} of {result['train_patients']} patients.")
-    {_LABELS: print_labels, _MASKS: print_masks}.get(task, print_pairs)(result)
+    print_scores(asked, result)
     console.print(f"Tuned adaptor and head: {out}")
     following = {_LABELS: None, _MASKS: f"predict {out} images... --out masks"}
-    named = following.get(task, f"evaluate {out} another-bank")
-    if task == _LABELS and lora.lora is not None:
+    named = following.get(asked, f"evaluate {out} another-bank")
+    if asked == _LABELS and lora.lora is not None:
         named = f"embed {opened.info.manifest} --adaptor {out} --out {out}-bank"
     if named is not None:
         console.print(f"Next: adaptmed {named}")
@@ -140,8 +147,8 @@ def _refuse_foreign(task: str, given: Mapping[str, object]) -> None:
             fix = f"Leave it out; it belongs to --task {' and '.join(_BELONGS[name])}."
             raise InputError(sentence(name, expected=f"an option that --task {task} has", got=value, fix=fix))
     loss = given.get("loss")
-    if loss is not None and loss not in _LOSSES[task]:
-        expected, fix = f"one of {', '.join(_LOSSES[task])}", "Choose one, or leave it out."
+    if loss is not None and loss not in _LOSSES.get(task, ()):
+        expected, fix = f"one of {', '.join(_LOSSES.get(task, ()))}", "Choose one, or leave it out."
         raise InputError(sentence("loss", expected=expected, got=loss, fix=fix))
     if {"gradient_noise", "unimodal_scores"} & set(given) and not given.get("coordinate_gradients"):
         fix = "Pass it, or leave --gradient-noise and --unimodal-scores out."
@@ -152,60 +159,58 @@ def _refuse_foreign(task: str, given: Mapping[str, object]) -> None:
         raise InputError(sentence("lora", expected="what is trained inside the encoder", got=got, fix=fix))
 
 
-def _settings(given: Mapping[str, Any], shared: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Settings of training that were given, by the names of their dataclass."""
-    rates = ("batch_size", "learning_rate", "fusion_learning_rate")
+def _settings(given: Mapping[str, Any], held: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Settings of training by the names of their dataclass: what was given, and else what a configuration holds."""
+    rates = ("batch_size", "learning_rate", "fusion_learning_rate", "precision")
     found = {name: given[name] for name in (*rates, *names) if name in given}
     if "lora_learning_rate" in given:
         found["encoder_learning_rate"] = given["lora_learning_rate"]
-    return found | {"precision": shared["precision"]}
+    return {**held.get("settings", {}), **found}
 
 
-def _chosen(shared: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in shared.items() if name != "precision"}
-
-
-def _labels(_: str, given: Mapping[str, Any], shared: Mapping[str, Any]) -> "Task":
+def _loras(given: Mapping[str, Any], sides: Mapping[str, str]) -> dict[str, Any]:
+    """What was said of LoRA, by the names of the choices."""
     from adaptmed.lora import LoRA
+
+    return {choice: LoRA.parse(given[option]) for option, choice in sides.items() if option in given}
+
+
+def _labels(_: str, given: Mapping[str, Any], held: Mapping[str, Any]) -> "Task":
+    from adaptmed.runs.settings import build_settings
     from adaptmed.tasks.classification.task import Classification
-    from adaptmed.training.settings import FinetuneSettings
 
-    settings = FinetuneSettings(**_settings(given, shared, "epochs", "accumulate", "augment", "checkpointing"))
-    lora = LoRA.parse(given["lora"]) if "lora" in given else None
-    return Classification(settings=settings, lora=lora, **_chosen(shared))
+    settings = _settings(given, held, "epochs", "accumulate", "augment", "checkpointing")
+    return build_settings(Classification, "config", {**held, **_loras(given, {"lora": "lora"}), "settings": settings})
 
 
-def _pairs(task: str, given: Mapping[str, Any], shared: Mapping[str, Any]) -> "Task":
-    from adaptmed.lora import LoRA
-    from adaptmed.tasks.pairs.settings import EPOCHS, Coordination, PairChoices
+def _pairs(task: str, given: Mapping[str, Any], held: Mapping[str, Any]) -> "Task":
+    from adaptmed.runs.settings import build_settings
+    from adaptmed.tasks.pairs.settings import EPOCHS, PairChoices
     from adaptmed.tasks.pairs.task import Pairs
-    from adaptmed.training.settings import FinetuneSettings
 
-    named = _settings(given, shared, "epochs", "accumulate", "augment", "checkpointing")
-    loras = {f"{side}_lora": LoRA.parse(given[name]) for side, name in _SIDES.items() if name in given}
-    how = {"gradient_noise": "noise", "unimodal_scores": "scores"}
-    coordination = None
-    if given.get("coordinate_gradients"):
-        coordination = Coordination(**{field: given[name] for name, field in how.items() if name in given})
+    settings = {"epochs": EPOCHS} | _settings(given, held, "epochs", "accumulate", "augment", "checkpointing")
     own = {name: given[name] for name in ("loss", "answers_from", "frozen_beside", "class_weights") if name in given}
-    settings = FinetuneSettings(**{"epochs": EPOCHS, **named})
-    options: dict[str, Any] = {**loras, **own, **_chosen(shared)}
-    return Pairs(PairChoices(task=task, settings=settings, coordination=coordination, **options))  # type: ignore[arg-type]
+    own |= _loras(given, {"lora": "image_lora", "text_lora": "text_lora"})
+    if "coordinate_gradients" in given:
+        how = {"gradient_noise": "noise", "unimodal_scores": "scores"}
+        how = {field: given[name] for name, field in how.items() if name in given}
+        own["coordination"] = how if given["coordinate_gradients"] else None
+    return Pairs(build_settings(PairChoices, "config", {**held, "task": task, **own, "settings": settings}))
 
 
-def _masks(_: str, given: Mapping[str, Any], shared: Mapping[str, Any]) -> "Task":
+def _masks(_: str, given: Mapping[str, Any], held: Mapping[str, Any]) -> "Task":
     from adaptmed.data.mask_labels import parse_labels
-    from adaptmed.lora import LoRA
-    from adaptmed.tasks.segmentation.settings import MaskChoices, SegmentationSettings
+    from adaptmed.runs.settings import build_settings
+    from adaptmed.tasks.segmentation.settings import MaskChoices
     from adaptmed.tasks.segmentation.task import Segmentation
 
-    settings = SegmentationSettings(**_settings(given, shared, "decoder", "loss", "steps", "window_slices"))
-    lora = LoRA.parse(given["lora"]) if "lora" in given else None
-    labels = parse_labels(given["mask_labels"]) if "mask_labels" in given else None
-    return Segmentation(MaskChoices(settings=settings, lora=lora, labels=labels, **_chosen(shared)))
+    settings = _settings(given, held, "decoder", "loss", "steps", "window_slices")
+    own = _loras(given, {"lora": "lora"})
+    if "mask_labels" in given:
+        own["labels"] = parse_labels(given["mask_labels"])
+    return Segmentation(build_settings(MaskChoices, "config", {**held, **own, "settings": settings}))
 
 
-_SIDES = {"image": "lora", "text": "text_lora"}
 _CHOICES = {_LABELS: _labels, _MASKS: _masks, _ANSWERS: _pairs, _CLASSES: _pairs}
 
 

@@ -75,6 +75,34 @@ def patient_cautions(result: Mapping[str, Any], *, without_test: str | None = No
     return found
 
 
+def print_scores(task: str, result: Mapping[str, Any]) -> None:
+    """Print the scores of a fine-tuning or of an evaluation, as its task measures them."""
+    judged_again = "probe" not in (result["test"] or {"probe": None})
+    if task == "segmentation":
+        print_masks(result)
+    elif task == "classification" and not judged_again:
+        print_labels(result)
+    elif task in ("classification", "answering", "image-text-classification"):
+        print_pairs(result)
+    else:
+        print_arms(result)
+
+
+def print_arms(result: Mapping[str, Any]) -> None:
+    """Print the numbers of every arm of a task that has no table of its own."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    print_cautions(patient_cautions(result, without_test="There is no test row: nothing was judged."))
+    arms = {name: found for name, found in (result["test"] or {}).items() if isinstance(found, Mapping)}
+    table = Table("", *arms)
+    for measure in dict.fromkeys(name for found in arms.values() for name in found):
+        table.add_row(Text(measure), *(Text(f"{found.get(measure, '—')}") for found in arms.values()))
+    if arms:
+        Console().print(table)
+
+
 def print_labels(result: Mapping[str, Any]) -> None:
     """Print the AUROC on the test images, tuned and before, with what must be said about them."""
     from rich.console import Console

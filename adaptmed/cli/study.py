@@ -17,16 +17,17 @@ def study(
     *banks: Path,
     out: Path,
     adaptor: list[Path] | None = None,
-    task: Literal["classification", "segmentation"] = "classification",
+    task: Literal["classification", "segmentation"] | None = None,
     lora: TunedOptions = _TUNED,
     masks: MaskStudyOptions = _MASKS,
-    fractions: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (0.01, 0.1, 1.0),
+    config: Path | None = None,
+    fractions: Annotated[tuple[float, ...], Parameter(consume_multiple=True, show_default=False)] = (),
     seeds: int | None = None,
     arms: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=False)] = (),
     prompts: Path | None = None,
-    replicates: int = 1000,
+    replicates: int | None = None,
     examples: bool = True,
-    allow_overlap: bool = False,
+    allow_overlap: bool | None = None,
 ) -> None:
     """Compare a pre-trained adaptor with frozen baselines at several label fractions.
 
@@ -43,10 +44,11 @@ def study(
         out: Folder to write.
         adaptor: Run folder of `adaptmed pretrain` (or a saved adaptor); repeat it once per bank, in the same order.
             Segmentation can do without: its arms are then empty, unet and frozen.
-        task: What is studied.
+        task: What is studied: classification (the default) or segmentation.
         lora: Tuned banks with their runs.
         masks: How the arms of a study of masks are trained.
-        fractions: Shares of the labelled training patients, above 0 and at most 1.
+        config: Take what is left out from the config.json of another study, or a copy of it.
+        fractions: Shares of the labelled training patients, above 0 and at most 1; 0.01 0.1 1 by default.
         seeds: How many seeds; each chooses another fraction. 5 by default, for segmentation 3.
         arms: Contenders: frozen, adaptor-untrained, "text-informed probe", adaptor, adaptor-trained; with a tuned bank
             also lora (the frozen probe on it) and adaptor+lora; on request adaptor-head (the paper's two-layer head)
@@ -54,7 +56,7 @@ def study(
             last two by default. For segmentation: empty (predicts nothing), unet (from scratch), frozen, adaptor,
             adaptor-trained; with a tuned bank adaptor+lora; on request adaptor-untrained.
         prompts: JSON file with zero-shot prompts per label, instead of generic ones.
-        replicates: Bootstrap replicates behind every interval.
+        replicates: Bootstrap replicates behind every interval; 1000 by default.
         examples: Show pictures and report texts in the report; --no-examples makes a report that may be shared.
         allow_overlap: Judge although test patients were seen in pre-training; the report says so.
     """
@@ -63,12 +65,16 @@ def study(
     from rich.text import Text
 
     from adaptmed.bank import Bank
+    from adaptmed.runs.settings import read_settings, task_of
 
-    refuse_foreign_to_study(task, masks, prompts)
+    _, held = read_settings(config, "study")
+    asked = task_of(task, held, "classification")
+    refuse_foreign_to_study(asked, masks, prompts)
     tuned = lora.pairs()
-    shared: dict[str, Any] = {"fractions": tuple(fractions), "arms": tuple(arms) or None, "replicates": replicates}
-    shared |= {"allow_overlap": allow_overlap} | ({} if seeds is None else {"seeds": seeds})
-    run = _segmentation(shared, masks) if task == "segmentation" else _classification(shared, prompts)
+    given = {"fractions": tuple(fractions) or None, "arms": tuple(arms) or None, "replicates": replicates}
+    given |= {"allow_overlap": allow_overlap, "seeds": seeds}
+    shared: dict[str, Any] = held | {name: value for name, value in given.items() if value is not None}
+    run = _segmentation(shared, masks) if asked == "segmentation" else _classification(shared, prompts)
     console = Console()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console) as bar:
@@ -86,21 +92,24 @@ def study(
 
 def _classification(shared: dict[str, Any], prompts: Path | None) -> Callable[..., dict[str, Any]]:
     from adaptmed.heads.prompts import load_prompts
+    from adaptmed.runs.settings import build_settings
     from adaptmed.study.classification.settings import StudySettings
     from adaptmed.study.classification.study import study as run
 
-    return partial(run, settings=StudySettings(**shared, prompts=load_prompts(prompts) if prompts else None))
+    given = {"prompts": load_prompts(prompts)} if prompts else {}
+    return partial(run, settings=build_settings(StudySettings, "config", shared | given))
 
 
 def _segmentation(shared: dict[str, Any], masks: MaskStudyOptions) -> Callable[..., dict[str, Any]]:
     from adaptmed.data.mask_labels import parse_labels
+    from adaptmed.runs.settings import build_settings
     from adaptmed.study.segmentation.settings import SegmentationStudy
     from adaptmed.study.segmentation.study import study_segmentation
-    from adaptmed.tasks.segmentation.settings import SegmentationSettings
 
-    steps = {} if masks.steps is None else {"steps": masks.steps}
-    training = SegmentationSettings(decoder=masks.decoder or "image-concat", **steps)  # type: ignore[arg-type]
-    rates = (3e-3,) if masks.learning_rates is None else masks.learning_rates
+    training = {"decoder": masks.decoder, "steps": masks.steps}
+    training = {**shared.get("training", {}), **{name: v for name, v in training.items() if v is not None}}
     labels = parse_labels(masks.mask_labels) if masks.mask_labels else None
-    settings = SegmentationStudy(**shared, training=training, learning_rates=rates, labels=labels)
+    given: dict[str, Any] = {"learning_rates": masks.learning_rates, "labels": labels}
+    given = {name: value for name, value in given.items() if value is not None} | {"training": training}
+    settings = build_settings(SegmentationStudy, "config", shared | given)
     return partial(study_segmentation, settings=settings, device=masks.device or "auto")
