@@ -37,7 +37,8 @@ def calibrate(
         batch_size: Pairs per step, 64 or 32.
         learning_rate: Peak learning rate, 2e-4 or 2.5e-5.
         seed: Seed of order, dropout and what is hidden; 0 by default.
-        precision: bf16, the default, computes in mixed precision, fp32 exactly; weights are fp32 in both.
+        precision: bf16 computes in mixed precision, fp32 exactly; weights are fp32 in both. By default bf16 where the
+            device computes in it, else fp32, which is then faster; a run that was begun goes on with its own.
         device: auto, cpu or cuda.
         strategy: How several processes share the work under torchrun; fsdp is handed to Lightning and is not tested.
     """
@@ -50,11 +51,13 @@ def calibrate(
     from adaptmed.pretraining.calibrate import calibrate as train
     from adaptmed.pretraining.calibrate import calibration_method
     from adaptmed.pretraining.choices import from_json
+    from adaptmed.runs.precision import usual_precision
     from adaptmed.runs.processes import join
     from adaptmed.runs.settings import RunSettings, bank_of, read_settings
 
     asked: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     header, held = read_settings(config, "calibrate")
+    precision = precision or held.get("precision") or usual_precision(device, out)
     shared = RunSettings.of(held, "method", "online", seed=seed, precision=precision)
     bank = bank_of(bank, header)
     schedule = calibration_method(run).schedule if "method" not in held else from_json(held["method"]).schedule

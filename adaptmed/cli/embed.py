@@ -25,7 +25,7 @@ def embed(
     stored: StoredOptions = _STORED,
     volumes: VolumeOptions = _VOLUMES,
     columns: ColumnOptions = _COLUMNS,
-    precision: Literal["bf16", "fp32"] = "bf16",
+    precision: Literal["bf16", "fp32"] | None = None,
     batch_size: int = 64,
     workers: int | None = None,
     device: str = "auto",
@@ -48,7 +48,8 @@ def embed(
         stored: What the bank keeps.
         volumes: How volumes become slices.
         columns: Which columns are read.
-        precision: Of the computation: bf16 mixed precision, or exact fp32.
+        precision: Of the computation: bf16 mixed precision, or exact fp32. By default bf16 where the device computes
+            in it, else fp32, which is then faster; a bank that was begun goes on with its own.
         batch_size: Items per forward pass.
         workers: Threads that read images; one per core up to 8 by default.
         device: auto, cpu, cuda, cuda:1, ... or mps.
@@ -68,6 +69,9 @@ def embed(
 
     images, texts, layout, inputs = _loaded(encoders, stored)
     kept = {name: value for name, value in asdict(stored).items() if name not in ("layout", "grid")}
+    from adaptmed.runs.precision import usual_precision
+
+    precision = precision or usual_precision(device, out)
     computed = {"precision": precision, "batch_size": batch_size, "device": device, "strict": strict}
     computed |= {} if workers is None else {"workers": workers}
     options = EmbedOptions(layout=layout, **inputs, **kept, **asdict(volumes), **computed)  # type: ignore[arg-type]

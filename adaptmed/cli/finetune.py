@@ -94,7 +94,8 @@ def finetune(
             log Dice. For answers: binary (of every answer on its own, the papers' and the default) or cross-entropy.
         fraction: Share of the labelled training patients, above 0 and at most 1, chosen as in a study; 1 by default.
         seed: Seed of the fraction, fresh weights, order, augmentation and dropout; 0 by default.
-        precision: bf16, the default, computes in mixed precision, fp32 exactly; weights are fp32 in both.
+        precision: bf16 computes in mixed precision, fp32 exactly; weights are fp32 in both. By default bf16 where the
+            device computes in it, else fp32, which is then faster; a run that was begun goes on with its own.
         device: auto, cpu or cuda.
         allow_overlap: Judge although test patients were seen in pre-training; the results say so.
         optimiser: How long and how fast.
@@ -102,6 +103,7 @@ def finetune(
         pairs: Options of pairs.
         masks: Options of masks.
     """
+    from adaptmed.runs.precision import usual_precision
     from adaptmed.runs.settings import bank_of, check_names, read_settings, task_of
 
     header, held = read_settings(config, "finetune")
@@ -112,7 +114,8 @@ def finetune(
     _refuse_foreign(asked, given)
     shared = {"fraction": fraction, "seed": seed, "allow_overlap": allow_overlap, "train_fusion": train_fusion}
     held |= {name: value for name, value in shared.items() if value is not None}
-    chosen = _CHOICES[asked](asked, given | ({} if precision is None else {"precision": precision}), held)
+    begun = dict(held.get("settings", {})).get("precision") or usual_precision(device, out)
+    chosen = _CHOICES[asked](asked, {**given, "precision": precision or begun}, held)
     from rich.console import Console
 
     from adaptmed.bank import Bank

@@ -107,15 +107,18 @@ def pretrain(
         learning_rate: Peak learning rate, instead of the method's.
         start: Run or saved adaptor to take the trained fusion of, for example before a few epochs with --image-lora.
         seed: Seed of weights, order, dropout and mismatched texts; 0 by default.
-        precision: bf16, the default, computes in mixed precision, fp32 exactly; weights are fp32 in both.
+        precision: bf16 computes in mixed precision, fp32 exactly; weights are fp32 in both. By default bf16 where the
+            device computes in it, else fp32, which is then faster; a run that was begun goes on with its own.
         device: auto, cpu or cuda.
         strategy: How several processes share the work under torchrun; fsdp is handed to Lightning and is not tested.
         table: Encoders of a table.
         lora: LoRA inside the encoders.
     """
+    from adaptmed.runs.precision import usual_precision
     from adaptmed.runs.settings import RunSettings, read_settings
 
     header, held = read_settings(config, "pretrain")
+    precision = precision or held.get("precision") or usual_precision(device, out)
     shared = RunSettings.of(held, "method", "online", seed=seed, precision=precision)
     preset = {"method": method, "size": size, "faithful": faithful}
     quick = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}

@@ -74,7 +74,7 @@ def study(
     given = {"fractions": tuple(fractions) or None, "arms": tuple(arms) or None, "replicates": replicates}
     given |= {"allow_overlap": allow_overlap, "seeds": seeds}
     shared: dict[str, Any] = held | {name: value for name, value in given.items() if value is not None}
-    run = _segmentation(shared, masks) if asked == "segmentation" else _classification(shared, prompts)
+    run = _segmentation(shared, masks, out) if asked == "segmentation" else _classification(shared, prompts)
     console = Console()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console) as bar:
@@ -100,14 +100,16 @@ def _classification(shared: dict[str, Any], prompts: Path | None) -> Callable[..
     return partial(run, settings=build_settings(StudySettings, "config", shared | given))
 
 
-def _segmentation(shared: dict[str, Any], masks: MaskStudyOptions) -> Callable[..., dict[str, Any]]:
+def _segmentation(shared: dict[str, Any], masks: MaskStudyOptions, out: Path) -> Callable[..., dict[str, Any]]:
     from adaptmed.data.mask_labels import parse_labels
+    from adaptmed.runs.precision import usual_precision
     from adaptmed.runs.settings import build_settings
     from adaptmed.study.segmentation.settings import SegmentationStudy
     from adaptmed.study.segmentation.study import study_segmentation
 
-    training = {"decoder": masks.decoder, "steps": masks.steps}
-    training = {**shared.get("training", {}), **{name: v for name, v in training.items() if v is not None}}
+    training: dict[str, Any] = {"precision": usual_precision(masks.device or "auto", out), **shared.get("training", {})}
+    chosen = {"decoder": masks.decoder, "steps": masks.steps}
+    training |= {name: value for name, value in chosen.items() if value is not None}
     labels = parse_labels(masks.mask_labels) if masks.mask_labels else None
     given: dict[str, Any] = {"learning_rates": masks.learning_rates, "labels": labels}
     given = {name: value for name, value in given.items() if value is not None} | {"training": training}

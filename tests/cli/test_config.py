@@ -74,7 +74,7 @@ def test_a_finetuning_is_repeated_and_varied(handed, tmp_path, task):
 def test_settings_that_have_no_option_are_repeated_too(handed, tmp_path):
     settings = {"weight_decay": 0.5, "hidden": 16}
     path = write(tmp_path, command="finetune", task="classification", settings=settings)
-    _, task = tuned(handed, "bank", "--config", path, "--epochs", "9")
+    _, task = tuned(handed, "bank", "--config", path, "--epochs", "9", "--precision", "bf16")
     assert task.settings == FinetuneSettings(weight_decay=0.5, hidden=16, epochs=9)
 
 

@@ -86,6 +86,7 @@ def shown(capsys, *words):
 
 def test_what_is_shown_is_what_is_used_and_repeats_it(asked, capsys, tmp_path):
     words = ("--method", "umd", "--set", "words.share=0.2", "--seed", "5", "--text-lora", "rank=4", "--accumulate", "3")
+    words += ("--precision", "bf16")
     values = shown(capsys, *words)
     method, options = asked(*words)
     assert values["method"] == to_json(method)

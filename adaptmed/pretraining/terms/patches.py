@@ -23,7 +23,8 @@ class HiddenPatches:
     Attributes:
         weight: Weight of its loss; 0 leaves it and its decoder out.
         ratio: Share of an image's patches (of the cells of the bank's layout) that are hidden.
-        layer: Layer of the fusion that the decoder reads; ``None`` is the last.
+        layer: Layer of the fusion that the decoder reads; ``None`` is the last. Layers behind it are trained by other
+            terms, or stay as they were.
         decoder_width: Width of the decoder.
         decoder_blocks: Its blocks.
         decoder_heads: Its attention heads.
