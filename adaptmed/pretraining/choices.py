@@ -36,12 +36,15 @@ def to_json(method: Method) -> dict[str, Any]:
     }
 
 
-def from_json(found: Mapping[str, Any]) -> Method:
+def from_json(found: Any) -> Method:
     """Build a method from what :func:`to_json` and a JSON file made of it, today or before there were terms.
 
     Raises:
         InputError: A field is unknown, missing, or of another type or range.
     """
+    if not isinstance(found, Mapping):
+        fix = "`adaptmed pretrain --method umd --show` prints one."
+        raise InputError(sentence("method", expected="the fields of a method", got=repr(found), fix=fix))
     nested = with_terms(found)
     check_names("method", nested, _METHOD)
     missing = [name for name in _METHOD if name not in nested]

@@ -124,6 +124,7 @@ def test_the_configuration_of_a_run_names_its_bank(asked, bank, capsys, tmp_path
         ),
         ('{"seed": "many"}', "`config.seed`: expected a whole number, but got 'many'"),
         ('{"method": {"name": "umd"}}', "expected the fields of a method"),
+        ('{"method": "umd"}', "`method`: expected the fields of a method, but got 'umd'"),
     ],
 )
 def test_a_configuration_of_something_else_is_refused(asked, capsys, tmp_path, text, message):
