@@ -27,7 +27,7 @@ from cyclopts import run
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from adaptmed.data.volumes import read_volume
+from adaptmed.data.volumes.reading import read_volume
 
 NOTE = "One averaged brain, split by slabs: a check of the path, no benchmark."
 AXIAL = PLANES[2]

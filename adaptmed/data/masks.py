@@ -14,10 +14,10 @@ from PIL import Image, ImageOps
 
 from adaptmed.data.decoding import decoding, refusal, times
 from adaptmed.data.fitting import MAX_PIXELS
-from adaptmed.data.grids import Plane, corner_distance_mm, turn
 from adaptmed.data.mask_labels import HIGHEST, refuse_other_values, values_in
-from adaptmed.data.nifti import is_nifti, mask_like, new_mask, read_nifti
-from adaptmed.data.volumes import Volume
+from adaptmed.data.volumes.grids import Plane, corner_distance_mm, turn
+from adaptmed.data.volumes.nifti import is_nifti, mask_like, new_mask, read_nifti
+from adaptmed.data.volumes.reading import Volume
 from adaptmed.files import written_whole
 
 GEOMETRY_TOLERANCE = 0.1

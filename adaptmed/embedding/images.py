@@ -17,7 +17,7 @@ from adaptmed.bank.layout import DTYPES, arrange_image, to_stored
 from adaptmed.bank.shards import tap_names
 from adaptmed.bank.write import pending_shards, rejected_images, write_image_shard
 from adaptmed.data.images import prepare, read_image, to_bytes
-from adaptmed.data.volumes import as_grey, count_slices, read_volume, slices_to_input
+from adaptmed.data.volumes.reading import as_grey, count_slices, read_volume, slices_to_input
 from adaptmed.embedding.options import EmbedOptions
 from adaptmed.embedding.plan import Items
 from adaptmed.encoders import tokens_and_taps

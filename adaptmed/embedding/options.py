@@ -9,8 +9,8 @@ import torch
 
 from adaptmed.adaptor.records import DEFAULT_MAX_TOKENS
 from adaptmed.bank import DType, Layout
-from adaptmed.data.grids import Plane
-from adaptmed.data.volumes import check_window
+from adaptmed.data.volumes.grids import Plane
+from adaptmed.data.volumes.reading import check_window
 from adaptmed.errors import InputError, sentence
 from adaptmed.runs.processes import device_of
 from adaptmed.types import Fit, ImageEncoder, Preprocessing, TextEncoder

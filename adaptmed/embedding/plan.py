@@ -14,7 +14,7 @@ from adaptmed.adaptor.records import inside
 from adaptmed.bank import Plan, TokenSource
 from adaptmed.bank.format import Kind
 from adaptmed.data.manifest import Manifest
-from adaptmed.data.volumes import is_volume
+from adaptmed.data.volumes.reading import is_volume
 from adaptmed.embedding.options import EmbedOptions
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder

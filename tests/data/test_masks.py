@@ -8,7 +8,7 @@ from PIL import Image
 from adaptmed.data import masks
 from adaptmed.data.images import read_image
 from adaptmed.data.masks import read_mask, refuse_other_geometry, write_mask
-from adaptmed.data.volumes import read_volume
+from adaptmed.data.volumes.reading import read_volume
 from adaptmed.errors import InputError
 from tests.volume_files import write_nifti
 

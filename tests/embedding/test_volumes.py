@@ -9,7 +9,7 @@ import torch
 
 from adaptmed.bank import Layout, verify
 from adaptmed.data.images import from_bytes
-from adaptmed.data.volumes import as_grey, read_volume, slices_to_input
+from adaptmed.data.volumes.reading import as_grey, read_volume, slices_to_input
 from adaptmed.embedding.embed import EmbedOptions, embed, estimate_size
 from adaptmed.errors import BankError, InputError
 from adaptmed.pretraining.pretrain import pretrain

@@ -11,7 +11,7 @@ from PIL import Image
 
 from adaptmed.data.check import check_manifest
 from adaptmed.data.manifest import Manifest
-from adaptmed.data.volumes import read_volume
+from adaptmed.data.volumes.reading import read_volume
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LABELS = {1: "grey matter", 2: "white matter"}

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from adaptmed.data.grids import spacing_of
 from adaptmed.data.mask_labels import as_classes
 from adaptmed.data.masks import Mask
+from adaptmed.data.volumes.grids import spacing_of
 from adaptmed.metrics.segmentation import METRICS, Scores, image_scores, quiet_surfaces
 from adaptmed.tasks.segmentation.logits import classes_in_source, predict_rows
 from adaptmed.tasks.segmentation.masks import Masks

@@ -19,11 +19,11 @@ from adaptmed.bank import Bank, prefetched
 from adaptmed.bank.source_files import ManifestFiles
 from adaptmed.cohort.rows import with_mask
 from adaptmed.data.fitting import mask_to_input
-from adaptmed.data.grids import Plane
 from adaptmed.data.images import read_image
 from adaptmed.data.mask_labels import BACKGROUND, labels_of, refuse_other_values, values_in
 from adaptmed.data.masks import Mask, read_mask, refuse_other_geometry
-from adaptmed.data.volumes import Volume, read_volume
+from adaptmed.data.volumes.grids import Plane
+from adaptmed.data.volumes.reading import Volume, read_volume
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
 

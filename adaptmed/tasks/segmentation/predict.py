@@ -14,11 +14,11 @@ from torch import Tensor
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.adaptor.saving import TENSOR_FILE, find_adaptor
 from adaptmed.bank.layout import Layout, arrange_image
-from adaptmed.data.grids import Plane
 from adaptmed.data.images import prepare, read_image
 from adaptmed.data.mask_labels import as_values
 from adaptmed.data.masks import write_mask
-from adaptmed.data.volumes import as_grey, is_volume, read_volume, slices_to_input
+from adaptmed.data.volumes.grids import Plane
+from adaptmed.data.volumes.reading import as_grey, is_volume, read_volume, slices_to_input
 from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of, write_text_whole

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from adaptmed.data import series
-from adaptmed.data.series import read_series
-from adaptmed.data.volumes import is_volume, read_volume
+from adaptmed.data.volumes import series
+from adaptmed.data.volumes.reading import is_volume, read_volume
+from adaptmed.data.volumes.series import read_series
 from adaptmed.errors import InputError
 from tests.volume_files import AXIAL, position, write_series
 

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-from adaptmed.data.grids import Plane, depth_of, spacing_of, turn
 from adaptmed.data.images import prepare
-from adaptmed.data.nifti import is_nifti, nifti_grid, read_nifti
-from adaptmed.data.series import read_series, series_grid
+from adaptmed.data.volumes.grids import Plane, depth_of, spacing_of, turn
+from adaptmed.data.volumes.nifti import is_nifti, nifti_grid, read_nifti
+from adaptmed.data.volumes.series import read_series, series_grid
 from adaptmed.errors import InputError, sentence
 from adaptmed.types import Preprocessing
 

@@ -12,8 +12,8 @@ from pydicom.pixels import apply_modality_lut, pixel_array
 
 from adaptmed.data.decoding import decoding, refusal
 from adaptmed.data.dicom import open_dicom, refuse_dicom
-from adaptmed.data.grids import Affine
-from adaptmed.data.nifti import MAX_VOXELS
+from adaptmed.data.volumes.grids import Affine
+from adaptmed.data.volumes.nifti import MAX_VOXELS
 
 SPACING_TOLERANCE = 0.05
 _DIRECTION_TOLERANCE = 1e-3

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from adaptmed.data.masks import read_mask
-from adaptmed.data.volumes import as_grey, read_volume
+from adaptmed.data.volumes.reading import as_grey, read_volume
 from adaptmed.errors import InputError
 from tests.volume_files import write_nifti, write_series
 

@@ -7,12 +7,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adaptmed.data import nifti
 from adaptmed.data.fitting import mask_to_input
-from adaptmed.data.grids import depth_of, turn, turn_back
 from adaptmed.data.images import prepare
 from adaptmed.data.masks import read_mask, write_mask
-from adaptmed.data.volumes import Volume, as_grey, count_slices, is_volume, read_volume, slices_to_input
+from adaptmed.data.volumes import nifti
+from adaptmed.data.volumes.grids import depth_of, turn, turn_back
+from adaptmed.data.volumes.reading import Volume, as_grey, count_slices, is_volume, read_volume, slices_to_input
 from adaptmed.errors import InputError
 from adaptmed.types import Preprocessing
 from tests.volume_files import write_nifti, write_series

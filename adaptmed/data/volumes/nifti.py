@@ -9,7 +9,7 @@ from jaxtyping import Integer
 from numpy.typing import DTypeLike, NDArray
 
 from adaptmed.data.decoding import decoding, refusal, times
-from adaptmed.data.grids import Affine, Plane, spacing_of, turn_back
+from adaptmed.data.volumes.grids import Affine, Plane, spacing_of, turn_back
 
 MAX_VOXELS = 600_000_000
 _FLAT = 1e-3  # of the volume of a voxel with axes at right angles

@@ -1,0 +1,1 @@
+"""Volumes: NIfTI files and DICOM series, as slices of a grid in millimetres."""
