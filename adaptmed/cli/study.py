@@ -74,7 +74,7 @@ def study(
     given = {"fractions": tuple(fractions) or None, "arms": tuple(arms) or None, "replicates": replicates}
     given |= {"allow_overlap": allow_overlap, "seeds": seeds}
     shared: dict[str, Any] = held | {name: value for name, value in given.items() if value is not None}
-    run = _segmentation(shared, masks, out) if asked == "segmentation" else _classification(shared, prompts)
+    run = _segmentation(shared, masks, out) if asked == "segmentation" else _classification(shared, prompts, out)
     console = Console()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console) as bar:
@@ -90,14 +90,16 @@ def study(
     console.print(Text.assemble("Report: ", (str(out / "report.html"), "bold")), soft_wrap=True)
 
 
-def _classification(shared: dict[str, Any], prompts: Path | None) -> Callable[..., dict[str, Any]]:
+def _classification(shared: dict[str, Any], prompts: Path | None, out: Path) -> Callable[..., dict[str, Any]]:
     from adaptmed.heads.prompts import load_prompts
+    from adaptmed.runs.precision import usual_precision
     from adaptmed.runs.settings import build_settings
     from adaptmed.study.classification.settings import StudySettings
     from adaptmed.study.classification.study import study as run
 
-    given = {"prompts": load_prompts(prompts)} if prompts else {}
-    return partial(run, settings=build_settings(StudySettings, "config", shared | given))
+    given: dict[str, Any] = {"prompts": load_prompts(prompts)} if prompts else {}
+    usual = {"precision": usual_precision("auto", out)}
+    return partial(run, settings=build_settings(StudySettings, "config", usual | shared | given))
 
 
 def _segmentation(shared: dict[str, Any], masks: MaskStudyOptions, out: Path) -> Callable[..., dict[str, Any]]:

@@ -44,4 +44,5 @@ def _held(out: Path) -> object:
         for part in parts:
             if isinstance(part, dict) and "precision" in part:
                 return part["precision"]
+        return "bf16" if isinstance(found, dict) else None  # of a study that an older version began
     return None

@@ -22,6 +22,7 @@ from adaptmed.training.settings import FinetuneSettings
 from tests.masked_bank import M3AE, OPTIONS, SCHEDULE, Watch, assert_equal, tensors_of, write_masked_banks
 from tests.short_training import StopAfter, drop_seconds
 
+SETTINGS = StudySettings(fractions=(1.0,), seeds=1, replicates=50, precision="fp32")
 LEFT_OUT = {name: {"weight": 0.0} for name in ("matching", "words")}
 IMAGES = changed(M3AE, {**LEFT_OUT, "patches": {"beside": "none", "layer": None}})
 METHODS = {"images": IMAGES, "early": changed(IMAGES, {"patches": {"layer": 1}})}
@@ -82,7 +83,7 @@ def test_it_is_saved_loaded_calibrated_tuned_and_studied(banks, run, tmp_path):
     with pytest.raises(InputError, match="text"):
         adaptor.embed_texts(["no effusion"])
     calibrate(bank, run, tmp_path / "calibrated", schedule=SCHEDULE, device="cpu")
-    results = study([bank], [run], tmp_path / "study", settings=StudySettings(fractions=(1.0,), seeds=1, replicates=50))
+    results = study([bank], [run], tmp_path / "study", settings=SETTINGS)
     assert {"frozen", "adaptor", "adaptor-untrained"} <= {record["arm"] for record in results["records"]}
     tuned = Classification(settings=FinetuneSettings(epochs=1, precision="fp32"))
     assert finetune(bank, run, tmp_path / "tuned", tuned)["test"]["tuned"]

@@ -9,12 +9,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from adaptmed.adaptor.features import adaptor_variants, frozen_variants
+from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
 from adaptmed.fusion import Fusion
 from adaptmed.heads.probe import Probe, fit_best_probe
 from adaptmed.study.classification.rows import StudyRows
 from adaptmed.tasks.classification.head import finetune_head
 from adaptmed.training.settings import FinetuneSettings
+from adaptmed.training.trainer import Precision
 
 Variants = Mapping[str, np.ndarray]
 """Features of the same rows, ``(n, width)`` each, by the name of the variant."""
@@ -84,20 +86,22 @@ def probe_arm(probe_of: ProbeOf, test: Variants, *, pretrained: int = 0) -> Arm:
     return arm
 
 
-def trained_arm(rows: StudyRows, bank: Bank, fusion: Fusion, probe_of: ProbeOf) -> Arm:
+def trained_arm(rows: StudyRows, bank: Bank, fusion: Fusion, probe_of: ProbeOf, *, precision: Precision) -> Arm:
     """The probe of the arm ``adaptor`` and the fusion under it, tuned together."""
+    settings = FinetuneSettings(precision=precision)
 
     def arm(places: Int[np.ndarray, " k"], seed: int) -> Outcome:
-        return _tune(rows, bank, fusion, places, seed, train_fusion=True, start=probe_of(places))
+        options: dict[str, Any] = {"start": probe_of(places), "settings": settings}
+        return _tune(rows, bank, fusion, places, seed, train_fusion=True, **options)
 
     return arm
 
 
-def head_arm(rows: StudyRows, bank: Bank, fusion: Fusion, *, pretrained: int) -> Arm:
+def head_arm(rows: StudyRows, bank: Bank, fusion: Fusion, *, pretrained: int, precision: Precision) -> Arm:
     """The paper's two-layer head on a frozen fusion."""
+    settings = FinetuneSettings(hidden=512, precision=precision)
 
     def arm(places: Int[np.ndarray, " k"], seed: int) -> Outcome:
-        settings = FinetuneSettings(hidden=512)
         outcome = _tune(rows, bank, fusion, places, seed, train_fusion=False, settings=settings)
         return replace(outcome, trainable_parameters=outcome.trainable_parameters + pretrained)
 
@@ -131,7 +135,7 @@ def adaptor_arms(
     *,
     fresh: Callable[[int], Fusion],
     prior: Float[np.ndarray, "output width"] | None,
-    trained: int,
+    precision: Precision,
 ) -> dict[str, Callable[[], Arm]]:
     """All arms by name, each made when it is first needed.
 
@@ -141,8 +145,9 @@ def adaptor_arms(
         fusion: The pre-trained fusion.
         fresh: From a seed to an untrained fusion of the same shape.
         prior: Prompt directions in the embedding space; ``None`` leaves the text-informed probe out.
-        trained: Parameters that pre-training has trained.
+        precision: Of arms that train.
     """
+    trained = trainable_parameters(fusion)
 
     @cache
     def variants() -> tuple[Variants, Variants]:
@@ -156,8 +161,8 @@ def adaptor_arms(
         "frozen": lambda: frozen_arm(rows, bank),
         "adaptor-untrained": lambda: untrained_arm(rows, bank, fresh),
         "adaptor": lambda: probe_arm(probe_of(), variants()[1], pretrained=trained),
-        "adaptor-head": lambda: head_arm(rows, bank, fusion, pretrained=trained),
-        "adaptor-trained": lambda: trained_arm(rows, bank, fusion, probe_of()),
+        "adaptor-head": lambda: head_arm(rows, bank, fusion, pretrained=trained, precision=precision),
+        "adaptor-trained": lambda: trained_arm(rows, bank, fusion, probe_of(), precision=precision),
     }
     if prior is not None:
         arms["text-informed probe"] = lambda: probe_arm(

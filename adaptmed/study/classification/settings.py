@@ -1,6 +1,7 @@
 """What a study of labels or classes runs over."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from adaptmed.errors import InputError, sentence
 from adaptmed.heads.prompts import Prompts
@@ -24,6 +25,7 @@ class StudySettings:
         prompts: Replace the generic zero-shot prompts.
         replicates: Bootstrap replicates.
         allow_overlap: Go on although test patients were seen in pre-training.
+        precision: Of the forward passes of arms that train.
 
     Raises:
         InputError: If a value is none of these.
@@ -35,6 +37,7 @@ class StudySettings:
     prompts: Prompts | None = None
     replicates: int = 1000
     allow_overlap: bool = False
+    precision: Literal["fp32", "bf16"] = "bf16"
 
     def __post_init__(self) -> None:
         shares = set(self.fractions)

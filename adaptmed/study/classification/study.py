@@ -21,7 +21,7 @@ from adaptmed.study.cautions import patient_cautions, shared_facts
 from adaptmed.study.cells import Place, Progress, cell_path, cells_of, places_of
 from adaptmed.study.checks import check_distinct
 from adaptmed.study.classification.arms import Arm, Outcome, adaptor_arms
-from adaptmed.study.classification.full import full_arm
+from adaptmed.study.classification.full import FULL, full_arm
 from adaptmed.study.classification.pictures import maps_of, retrieval_examples
 from adaptmed.study.classification.rows import StudyRows
 from adaptmed.study.classification.settings import BASELINES, TUNED_ARMS, StudySettings
@@ -117,9 +117,9 @@ def arms_of(subject: Subject, settings: StudySettings) -> dict[str, Callable[[],
         fusion,
         fresh=lambda seed: untrained_fusion(subject, seed),
         prior=None if subject.prompts is None else subject.prompts.directions.numpy(),
-        trained=trainable_parameters(fusion),
+        precision=settings.precision,
     )
-    arms["full"] = lambda: _full_arm(subject)
+    arms["full"] = lambda: _full_arm(subject, settings)
     if subject.tuned is not None:
         arms |= subject.tuned.arms(subject.rows)
     chosen = {name: arms[name] for name in names if name in arms}
@@ -129,8 +129,9 @@ def arms_of(subject: Subject, settings: StudySettings) -> dict[str, Callable[[],
     return chosen
 
 
-def _full_arm(subject: Subject) -> Arm:
-    return full_arm(subject.rows, subject.bank, subject.adaptor.encoders.load_image())
+def _full_arm(subject: Subject, settings: StudySettings) -> Arm:
+    tuning = replace(FULL, precision=settings.precision)
+    return full_arm(subject.rows, subject.bank, subject.adaptor.encoders.load_image(), settings=tuning)
 
 
 def _reasons(truth: Truth, outcome: Outcome) -> dict[str, str]:
@@ -183,7 +184,7 @@ def study(
     subjects = [prepare(bank, run, settings, tuned=pair) for bank, run, pair in zip(banks, runs, beside, strict=True)]
     check_distinct(banks)
     makers = [arms_of(subject, settings) for subject in subjects]
-    open_run(out, _config(subjects, settings))
+    open_run(out, _config(subjects, settings), upgrade=_with_precision)
     results: dict[str, Any] = {}
     for subject, arms in zip(subjects, makers, strict=True):
         found = results_of(subject, cells_of_subject(subject, settings, out, arms, progress), settings)
@@ -206,6 +207,11 @@ def study(
         no_examples=not examples,
     )
     return results
+
+
+def _with_precision(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a study with its precision; older ones computed in bf16 and did not say so."""
+    return {"precision": "bf16", **config}
 
 
 def _config(subjects: Sequence[Subject], settings: StudySettings) -> dict[str, object]:

@@ -17,7 +17,7 @@ from adaptmed.study.classification.study import study
 from tests.labelled_pictures import make_labelled_bank, pretrain_shortly
 
 EXACT = replace(FULL, precision="fp32", epochs=3, batch_size=6)
-SETTINGS = StudySettings(fractions=(0.5, 1.0), seeds=1, replicates=20, arms=("frozen", "full"))
+SETTINGS = StudySettings(fractions=(0.5, 1.0), seeds=1, replicates=20, arms=("frozen", "full"), precision="fp32")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from adaptmed.study.classification.study import study
 from tests.images_alone import save_images_alone
 from tests.tiny_bank import write_tiny_bank
 
-SETTINGS = StudySettings(fractions=(1.0,), seeds=1, replicates=20)
+SETTINGS = StudySettings(fractions=(1.0,), seeds=1, replicates=20, precision="fp32")
 LACKING = "no retrieval, no zero-shot and no text-informed probe, because the adaptor reads images alone."
 
 

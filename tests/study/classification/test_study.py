@@ -20,7 +20,7 @@ from adaptmed.study.classification.study import arms_of, cells_of_subject, study
 from adaptmed.study.classification.subject import prepare
 from tests.tiny_bank import write_tiny_bank
 
-SETTINGS = StudySettings(fractions=(0.3, 1.0), seeds=2, replicates=50)
+SETTINGS = StudySettings(fractions=(0.3, 1.0), seeds=2, replicates=50, precision="fp32")
 METHOD = replace(
     methods.changed(methods.adaptor(), {"fusion": {"width": 16, "heads": 2}}),
     schedule=methods.Schedule(epochs=2, batch_size=16),

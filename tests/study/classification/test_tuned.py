@@ -24,7 +24,11 @@ from tests.tiny_bank import write_tiny_bank
 
 LORA = {"base.layer.lora_A.weight": torch.ones(2, 12), "base.layer.lora_B.weight": torch.ones(12, 2)}
 SETTINGS = StudySettings(
-    fractions=(0.3, 1.0), seeds=2, replicates=50, arms=("frozen", "adaptor-untrained", "adaptor", *TUNED_ARMS)
+    precision="fp32",
+    fractions=(0.3, 1.0),
+    seeds=2,
+    replicates=50,
+    arms=("frozen", "adaptor-untrained", "adaptor", *TUNED_ARMS),
 )
 SMALL = methods.changed(methods.adaptor(), {"fusion": {"width": 16, "heads": 2}})
 METHOD = replace(SMALL, schedule=methods.Schedule(epochs=2, batch_size=16))

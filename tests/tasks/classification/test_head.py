@@ -70,7 +70,7 @@ def test_tuning_starts_at_the_probe(fusion, bank):
 
 def test_tuning_fits_better_than_the_probe_and_leaves_the_given_fusion_alone(fusion, bank):
     before, kept = copy.deepcopy(fusion.state_dict()), [p.requires_grad for p in fusion.parameters()]
-    fast = FinetuneSettings(epochs=15, batch_size=16, fusion_learning_rate=3e-3)
+    fast = FinetuneSettings(epochs=15, batch_size=16, fusion_learning_rate=3e-3, precision="fp32")
     tuned = tune(fusion, bank, bank.truth[ROWS], train_fusion=True, settings=fast)
     probe = tune(fusion, bank, bank.truth[ROWS], train_fusion=False)
     assert bce(bank, tuned) < bce(bank, probe) - 0.02
@@ -157,7 +157,7 @@ def test_classes_keep_their_numbers_when_one_is_missing(fusion, bank):
     labels = np.where(bank.truth[ROWS, 1] > 0, 3, 1)
     truth = labels.copy()
     labels[:6] = -1
-    fast = FinetuneSettings(epochs=10, batch_size=16, fusion_learning_rate=1e-3)
+    fast = FinetuneSettings(epochs=10, batch_size=16, fusion_learning_rate=1e-3, precision="fp32")
     predicted = tune(fusion, bank, labels, train_fusion=True, classes=5, settings=fast).predict(bank, ROWS)
     torch.testing.assert_close(predicted.sum(1), torch.ones(48))
     assert predicted[:, [0, 2, 4]].eq(0).all()
