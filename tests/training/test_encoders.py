@@ -227,8 +227,8 @@ def test_a_table_is_embedded_first(bank, tmp_path):
 @pytest.mark.parametrize(
     ("source", "words", "message"),
     [
-        ("m.csv", [], "expected --image-encoder and --text-encoder beside a table, but got neither"),
-        ("m.csv", ["--text-encoder", "bundled:a"], "beside a table, but got bundled:a"),
+        ("m.csv", [], "--image-encoder beside a table, and --text-encoder for pairs, but got neither"),
+        ("m.csv", ["--text-encoder", "bundled:a"], "--text-encoder for pairs, but got bundled:a"),
         ("bank", ["--text-encoder", "bundled:a"], "expected no encoder beside a bank, but got bundled:a"),
         ("gone", [], "expected a whole bank, but got no bank.json"),
     ],

@@ -158,7 +158,7 @@ def test_a_calibration_keeps_the_head_of_the_run_before(bank, runs, tmp_path):
     run = tmp_path / "calibrated"
     shutil.copytree(runs / "co", run)
     config = read_config(run) | {"command": "calibrate"}
-    del config["method"]["terms"]["matching"]
+    config["method"]["terms"] = {"words": {}}
     write_text_whole(run / CONFIG, json.dumps(config))
     result = judge(run, bank)
     assert result["test"] == judge(runs / "co", bank)["test"]
