@@ -3,7 +3,6 @@
 import os
 import re
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 
@@ -12,6 +11,7 @@ from adaptmed.bank import DType, Layout
 from adaptmed.data.volumes.grids import Plane
 from adaptmed.data.volumes.reading import check_window
 from adaptmed.errors import InputError, sentence
+from adaptmed.runs.precision import Precision, usual_precision
 from adaptmed.runs.processes import device_of
 from adaptmed.types import Fit, ImageEncoder, Preprocessing, TextEncoder
 
@@ -23,7 +23,8 @@ class EmbedOptions:
     Attributes:
         layout: Which tokens are kept.
         dtype: Of the stored features.
-        precision: Of the computation: ``bf16`` is autocast, ``fp32`` is exact.
+        precision: Of the computation: ``bf16`` is autocast, ``fp32`` is exact; by default what the machine computes
+            fast.
         max_tokens: Where texts are cut; ``None`` is the encoder's limit or 256, whichever is smaller.
         fit: How images are made square, instead of the encoder's own way.
         batch_size: Items per forward pass.
@@ -46,7 +47,7 @@ class EmbedOptions:
 
     layout: Layout = field(default_factory=Layout)
     dtype: DType = "float16"
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = field(default_factory=lambda: usual_precision("auto"))
     max_tokens: int | None = None
     fit: Fit | None = None
     batch_size: int = 64
