@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,18 @@ def written_whole(path: Path) -> Iterator[Path]:
     _sync(temporary)
     temporary.replace(path)
     _sync(path.parent)
+
+
+def link_whole(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no links; written whole, neither ever changes."""
+    if target.exists() and target.samefile(source):
+        return
+    with written_whole(target) as temporary:
+        temporary.unlink(missing_ok=True)  # a killed process may have left a link to the source itself
+        try:
+            temporary.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def is_unfinished(path: Path) -> bool:

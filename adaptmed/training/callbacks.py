@@ -1,7 +1,6 @@
 """What happens around training steps: checkpoints that resume exactly, and one line of metrics per epoch."""
 
 import math
-import shutil
 import signal
 import threading
 import time
@@ -13,7 +12,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 
 from adaptmed.errors import NonFiniteLossError, TerminatedError
-from adaptmed.files import written_whole
+from adaptmed.files import link_whole
 from adaptmed.runs.folder import BEST, LAST, PREVIOUS, append_metrics
 
 LEAST_GAIN = 1e-5
@@ -115,8 +114,7 @@ class KeepCheckpoints(Callback):
     def save(self, trainer: lightning.Trainer) -> None:
         """Write ``last``, and keep the one before it as ``previous``."""
         if trainer.is_global_zero and (self.out / LAST).exists():
-            with written_whole(self.out / PREVIOUS) as temporary:
-                shutil.copyfile(self.out / LAST, temporary)
+            link_whole(self.out / LAST, self.out / PREVIOUS)
         trainer.save_checkpoint(self.out / LAST)
         self.written = trainer.global_step
 
