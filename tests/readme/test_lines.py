@@ -1,38 +1,14 @@
 """Every line of the README's shell blocks is a command that adaptmed understands, or is known to be another's."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 from adaptmed.cli import build
+from tests.readme_lines import COMMANDS, OTHERS, README, lines_of, out_of, read_by
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-OTHERS = {
-    "make demo": "it makes a virtual environment from a package index; tests/cli/test_whole_way.py runs the demo",
-    "make test": "it runs these tests",
-    "python examples/brain_volumes.py --out runs/brain-volumes": "it takes ten minutes; tests/examples runs it small",
-}
-
-
-def lines_of(readme: str) -> list[str]:
-    """Every line of the ``sh`` blocks, without comments."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def words_of(line: str) -> list[str] | None:
-    """The words after ``adaptmed``, which torchrun may start; None for another program."""
-    words = shlex.split(line)
-    if words[0] == "torchrun":
-        words = words[words.index("-m") + 1 :]
-    return words[1:] if words[0] == "adaptmed" else None
-
-
-COMMANDS = {line: words for line in lines_of(README) if (words := words_of(line)) is not None}
 
 
 def test_every_line_is_a_command_or_known_to_be_anothers():
@@ -48,17 +24,15 @@ def test_a_command_is_understood_and_names_no_placeholder(line):
 
 
 def test_no_two_commands_write_the_same_folder():
-    outs = [words[words.index("--out") + 1] for words in COMMANDS.values() if "--out" in words]
+    outs = [out for words in COMMANDS.values() if (out := out_of(words)) is not None]
     assert len(outs) == len(set(outs))
 
 
 def test_a_command_reads_what_an_earlier_one_wrote():
-    written: set[str] = set()
+    written: set[str | None] = set()
     for line, words in COMMANDS.items():
-        read = {word for word in words if word.startswith(("bank", "runs/")) and not word.startswith("bundled")}
-        out = {words[words.index("--out") + 1]} if "--out" in words else set()
-        assert {word for word in read if ":" not in word} - out <= written, line
-        written |= out
+        assert read_by(words) <= written, line
+        written.add(out_of(words))
 
 
 def test_the_layout_names_the_rooms_there_are():
