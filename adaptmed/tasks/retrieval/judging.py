@@ -144,7 +144,9 @@ def _method_of(run: Path) -> tuple[str, Method]:
     command = config.get("command", "none")
     if command not in PRETRAINED or not (run / "adaptor").exists():
         expected = "a finished run folder of `adaptmed pretrain` or of a calibration"
-        got = f"one of {command}" if command not in PRETRAINED else "one that has not ended, or the adaptor inside"
+        got = f"a run of `adaptmed {command}`" if config else "no run of adaptmed"
+        if command in PRETRAINED:
+            got = "one that has not ended, or the adaptor inside"
         raise InputError(sentence(str(run), expected=expected, got=got, fix="Name its run folder."))
     return command, from_json(config["method"])
 

@@ -193,10 +193,13 @@ def test_what_cannot_be_judged_is_refused(bank, runs, tmp_path):
             judge(run, bank, **{name: 0})
     with pytest.raises(InputError, match="`seed`: expected at least 0, but got -1"):
         judge(run, bank, seed=-1)
-    with pytest.raises(
-        InputError, match=r"a finished run folder of `adaptmed pretrain` or of a calib.*got one of none"
-    ):
+    expected = "a finished run folder of `adaptmed pretrain` or of a calibration"
+    with pytest.raises(InputError, match=f"{expected}, but got no run of adaptmed"):
         judge(tmp_path, bank)
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "config.json").write_text('{"command": "finetune"}')
+    with pytest.raises(InputError, match=f"{expected}, but got a run of `adaptmed finetune`"):
+        judge(tmp_path / "tuned", bank)
     with pytest.raises(InputError, match="but got one that has not ended, or the adaptor inside"):
         judge(run / "adaptor", bank)
     with pytest.raises(InputError, match=r"expected Tokens of fake:image .*aa\), which"):
