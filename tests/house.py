@@ -2,10 +2,14 @@
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 FUSIONS = ("CoFusion", "CrossFusion", "ReleasedCrossFusion")
 ARGUMENTS = 6
@@ -106,9 +110,26 @@ def rooms(package: Path) -> Counter[str]:
     return found
 
 
+def big_rooms(package: Path, share: float) -> set[str]:
+    """Rooms with more than this share of all lines."""
+    lines = rooms(package)
+    return {room for room, count in lines.items() if count > share * lines.total()}
+
+
 def folders(package: Path) -> Counter[str]:
     """Files by folder."""
     return Counter(str(Path(source.file).parent) for source in read(package))
+
+
+def full_folders(package: Path, most: int) -> dict[str, int]:
+    """Folders with more files than that."""
+    return {folder: count for folder, count in folders(package).items() if count > most}
+
+
+def odd_files_of_cli(package: Path, commands: Iterable[str]) -> set[str]:
+    """Files of the command line that are neither a command, nor options, nor what is shown."""
+    allowed = {"__init__", "options", "show", *commands}
+    return {Path(source.file).stem for source in read(package) if source.room == "cli"} - allowed
 
 
 def task_imports(package: Path) -> set[str]:
@@ -223,21 +244,26 @@ def conftest_imports(folder: Path) -> set[str]:
     }
 
 
-def commands() -> dict[str, tuple[int, int]]:
+def commands(app: "App", names: Iterable[str]) -> dict[str, tuple[int, int]]:
     """Of every command: options outside groups, and words of its help."""
-    from adaptmed import cli
-
     found = {}
-    for name in cli.COMMANDS:
-        shown = [a for a in cli.build()[name].assemble_argument_collection(parse_docstring=True) if a.show]
+    for name in names:
+        shown = [a for a in app[name].assemble_argument_collection(parse_docstring=True) if a.show]
         plain = [a for a in shown if {group._name for group in a.parameter.group} <= {"Parameters", "Arguments"}]
-        text = " ".join([cli.build()[name].help, *(a.parameter.help for a in shown)])
+        text = " ".join([app[name].help, *(a.parameter.help or "" for a in shown)])
         found[name] = (len(plain), len(text.split()))
     return found
 
 
+def crowded(app: "App", names: Iterable[str], most: int) -> dict[str, int]:
+    """Commands that show more options outside groups than that."""
+    return {name: plain for name, (plain, _) in commands(app, names).items() if plain > most}
+
+
 def main() -> None:
     """Print the figures."""
+    from adaptmed import cli
+
     package = Path(__file__).parents[1] / "adaptmed"
     lines, links = rooms(package), chain(package)
     (room, most), (folder, files) = lines.most_common(1)[0], folders(package).most_common(1)[0]
@@ -245,7 +271,7 @@ def main() -> None:
     print(f"biggest room: {room}, {most / lines.total():.1%} of {lines.total()} lines")
     print(f"fullest folder: {folder}, {files} files")
     print(f"functions above {ARGUMENTS} arguments: {len(wide(package))}")
-    found = commands()
+    found = commands(cli.build(), cli.COMMANDS)
     widest = max(found, key=lambda name: found[name][0])
     print(f"widest command outside groups: {widest}, {found[widest][0]} options")
     print(f"help of all commands: {sum(words for _, words in found.values())} words")

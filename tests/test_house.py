@@ -1,8 +1,10 @@
 """Laws of the house beside the way of its imports; ``python -m tests.house`` prints the figures behind them."""
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from cyclopts import App, Parameter
 
 from adaptmed import cli
 from tests import house
@@ -48,10 +50,9 @@ KNOWN_WIDE = {
 
 
 def test_chains_rooms_and_folders_stay_small():
-    lines = house.rooms(PACKAGE)
     assert len(house.chain(PACKAGE)) <= DEEPEST_CHAIN
-    assert {room: n for room, n in lines.items() if n > BIGGEST_ROOM * lines.total()} == {}
-    assert {folder: n for folder, n in house.folders(PACKAGE).items() if n > FULLEST_FOLDER} == KNOWN_FOLDERS
+    assert house.big_rooms(PACKAGE, BIGGEST_ROOM) == set()
+    assert house.full_folders(PACKAGE, FULLEST_FOLDER) == KNOWN_FOLDERS
 
 
 def test_no_module_imports_itself_by_way_of_others():
@@ -75,13 +76,11 @@ def test_laws(measure, known):
 
 
 def test_a_file_of_the_command_line_is_a_command():
-    allowed = {"__init__", "options", "show", *cli.COMMANDS}
-    assert {path.stem for path in (PACKAGE / "cli").rglob("*.py")} - allowed == KNOWN_CLI
+    assert house.odd_files_of_cli(PACKAGE, cli.COMMANDS) == KNOWN_CLI
 
 
 def test_a_command_shows_few_options_outside_groups():
-    found = {name: plain for name, (plain, _) in house.commands().items()}
-    assert {name: plain for name, plain in found.items() if plain > PLAIN_OPTIONS} == KNOWN_COMMANDS
+    assert house.crowded(cli.build(), cli.COMMANDS, PLAIN_OPTIONS) == KNOWN_COMMANDS
 
 
 def test_no_test_imports_a_conftest():
@@ -163,3 +162,31 @@ def test_chains_and_circles_are_seen(tmp_path):
     assert house.folders(package) == {".": 3}
     package = write(tmp_path / "round", straight | {"c.py": "from adaptmed.b import x", "d.py": "import adaptmed.c"})
     assert house.circles(package) == ["adaptmed.b", "adaptmed.c"]
+
+
+def test_big_rooms_and_full_folders_are_seen(tmp_path):
+    package = write(tmp_path, {"types.py": "x = 1\n", "bank/read.py": "x = 1\n" * 3, "bank/write.py": "x = 1\n"})
+    assert house.big_rooms(package, 0.8) == set()
+    assert house.big_rooms(package, 0.79) == {"bank"}
+    assert house.full_folders(package, 2) == {}
+    assert house.full_folders(package, 1) == {"bank": 2}
+
+
+def test_a_file_that_is_no_command_is_seen(tmp_path):
+    files = dict.fromkeys(("cli/__init__.py", "cli/embed.py", "cli/show.py", "cli/words/embedding.py", "words.py"), "")
+    assert house.odd_files_of_cli(write(tmp_path, files), ["embed"]) == {"embedding"}
+
+
+def test_options_outside_groups_are_counted():
+    app = App()
+
+    @app.command
+    def plain(first: int = 0, *, second: int = 0, hidden: Annotated[int, Parameter(show=False)] = 0):
+        """Two options are shown."""
+
+    @app.command
+    def grouped(first: int = 0, *, second: Annotated[int, Parameter(group="Masks")] = 0):
+        """One option stands in a group."""
+
+    assert house.crowded(app, ["plain", "grouped"], 1) == {"plain": 2}
+    assert house.crowded(app, ["plain", "grouped"], 2) == {}
