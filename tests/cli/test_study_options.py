@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from adaptmed.cli import main
 from adaptmed.cli.options import MaskStudyOptions, TunedOptions, refuse_foreign_to_study
 from adaptmed.cli.study import study
 from adaptmed.errors import InputError
@@ -36,3 +37,12 @@ def test_tuned_banks_come_with_their_runs() -> None:
     assert TunedOptions([Path("bank")], [Path("run")]).pairs() == [(Path("bank"), Path("run"))]
     with pytest.raises(InputError, match="1 banks and 0 runs"):
         TunedOptions([Path("bank")]).pairs()
+
+
+@pytest.mark.parametrize("more", [("--tuned-bank", "bank-l"), ("--tuned-adaptor", "run-l")])
+def test_on_the_command_line_one_without_the_other_is_refused(tmp_path, capsys, more) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["study", "bank", "--adaptor", "run", "--out", str(tmp_path / "out"), *more])
+    assert stop.value.code == 1
+    assert "one --tuned-adaptor per --tuned-bank, but got" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from adaptmed import methods
 from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
-from adaptmed.cli import main
 from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.pretraining.pretrain import pretrain
@@ -291,14 +289,3 @@ def test_runs_that_read_labels_outside_a_fraction_are_refused(made, tmp_path, tr
             InputError, match=r"a run that no label has trained, but got one that has read labels at .*Labels"
         ):
             prepare(plain, runs["plain"], settings, tuned=(tuned, runs["tuned"]))
-
-
-def test_on_the_command_line_one_without_the_other_is_refused(made, tmp_path, capsys):
-    folder, plain, tuned, _ = made
-    words = ["study", plain.folder, "--adaptor", folder / "run", "--out", tmp_path / "out"]
-    for more in (["--tuned-bank", tuned.folder], ["--tuned-adaptor", folder / "run-l"]):
-        with pytest.raises(SystemExit) as stop:
-            main([str(word) for word in (*words, *more)])
-        assert stop.value.code == 1
-        assert "one --tuned-adaptor per --tuned-bank, but got" in " ".join(capsys.readouterr().err.split())
-    assert not np.any([path.name == "out" for path in tmp_path.iterdir()])
