@@ -53,6 +53,51 @@ class Solution:
         return _log_losses(logits, problem.targets)
 
 
+@dataclass(frozen=True)
+class _Rescaled:
+    """A problem on coordinates of about the same curvature.
+
+    Attributes:
+        problem: What is fitted.
+        penalty: One over the strength for every coefficient, 0 for the bias.
+        steps: A coefficient over its coordinate, the same for every output.
+        scale_step: The scale over its coordinate.
+    """
+
+    problem: Problem
+    penalty: Float[np.ndarray, " axis"]
+    steps: Float[np.ndarray, "output axis"]
+    scale_step: float
+
+    @classmethod
+    def of(cls, problem: Problem, strength: float) -> "_Rescaled":
+        """Choose the coordinates."""
+        outputs, axes = problem.targets.shape[1], problem.design.shape[1]
+        penalty = np.append(np.full(axes - 1, 1 / strength), 0.0)
+        steps, scale_step = _preconditioner(problem, penalty)
+        return cls(problem, penalty, np.tile(steps, (outputs, 1)), scale_step)
+
+    def parameters(self, solution: Solution) -> Float[np.ndarray, " parameter"]:
+        """Return the coordinates of a solution in one vector, the scale last."""
+        return np.append((solution.coefficients / self.steps).ravel(), solution.scale / self.scale_step)
+
+    def solution(self, theta: Float[np.ndarray, " parameter"]) -> Solution:
+        """Undo :meth:`parameters`."""
+        return Solution(theta[:-1].reshape(self.steps.shape) * self.steps, float(theta[-1] * self.scale_step))
+
+    def objective(self, theta: Float[np.ndarray, " parameter"]) -> tuple[float, Float[np.ndarray, " parameter"]]:
+        """Return what is minimised, and its gradient."""
+        problem = self.problem
+        coefficients, scale = theta[:-1].reshape(self.steps.shape) * self.steps, theta[-1] * self.scale_step
+        logits = problem.design @ coefficients.T + scale * problem.scores
+        residual = (expit(logits) if logits.shape[1] == 1 else softmax(logits, axis=1)) - problem.targets
+        loss = _log_losses(logits, problem.targets).sum()
+        loss += ((self.penalty * coefficients**2).sum() + scale**2 / SCALE_VARIANCE) / 2
+        gradient = (residual.T @ problem.design + self.penalty * coefficients) * self.steps
+        scale_gradient = ((residual * problem.scores).sum() + scale / SCALE_VARIANCE) * self.scale_step
+        return float(loss), np.append(gradient.ravel(), scale_gradient)
+
+
 def solve(problem: Problem, *, strength: float, start: Solution | None = None, tolerance: float = 1e-6) -> Solution:
     """Minimise ``sum of log-losses + |coefficients|² / (2 strength) + scale² / (2 SCALE_VARIANCE)``, scale >= 0.
 
@@ -67,26 +112,13 @@ def solve(problem: Problem, *, strength: float, start: Solution | None = None, t
     Returns:
         The minimum; its objective is too large by about half the squared norm of that gradient.
     """
-    outputs, axes = problem.targets.shape[1], problem.design.shape[1]
-    penalty = np.append(np.full(axes - 1, 1 / strength), 0.0)
-    steps, scale_step = _preconditioner(problem, penalty)
-
-    def objective(theta: Float[np.ndarray, " parameter"]) -> tuple[float, Float[np.ndarray, " parameter"]]:
-        coefficients, scale = theta[:-1].reshape(outputs, axes) * steps, theta[-1] * scale_step
-        logits = problem.design @ coefficients.T + scale * problem.scores
-        residual = (expit(logits) if outputs == 1 else softmax(logits, axis=1)) - problem.targets
-        loss = _log_losses(logits, problem.targets).sum()
-        loss += ((penalty * coefficients**2).sum() + scale**2 / SCALE_VARIANCE) / 2
-        gradient = (residual.T @ problem.design + penalty * coefficients) * steps
-        scale_gradient = ((residual * problem.scores).sum() + scale / SCALE_VARIANCE) * scale_step
-        return float(loss), np.append(gradient.ravel(), scale_gradient)
-
-    first = start or Solution(np.zeros((outputs, axes)), 0.0)
-    theta = np.append((first.coefficients / steps).ravel(), first.scale / scale_step)
+    rescaled = _Rescaled.of(problem, strength)
+    theta = rescaled.parameters(start or Solution(np.zeros_like(rescaled.steps), 0.0))
     lower = np.append(np.full(theta.size - 1, -np.inf), 0.0)
     options = {"maxiter": 1000, "maxfun": 2000, "maxcor": 20, "gtol": tolerance, "ftol": 1e-15}
-    found = minimize(objective, theta, jac=True, method="L-BFGS-B", bounds=Bounds(lower, np.inf), options=options).x
-    return Solution(found[:-1].reshape(outputs, axes) * steps, float(found[-1] * scale_step))
+    objective, bounds = rescaled.objective, Bounds(lower, np.inf)
+    found = minimize(objective, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return rescaled.solution(found.x)
 
 
 def choose_strength(problem: Problem, folds: Sequence[Fold], strengths: Sequence[float]) -> tuple[float, float]:
