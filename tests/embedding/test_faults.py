@@ -142,6 +142,7 @@ def test_devices_that_are_not_there_are_told_in_words(monkeypatch, device, words
 def test_devices_that_are_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert [EmbedOptions(device=name).device for name in ("auto", "cpu", "cuda", "cuda:1")]
     with pytest.raises(InputError, match="'cuda:2' beside 2 CUDA devices, numbered from 0"):
         EmbedOptions(device="cuda:2")
