@@ -29,7 +29,8 @@ def usual_precision(device: str, out: Path | None = None) -> Precision:
     if where.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if where.type == "cpu":
-        return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+        fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return "bf16" if fast else "fp32"
     return "bf16"
 
 

@@ -16,6 +16,12 @@ def test_it_is_what_the_device_computes_fast(monkeypatch, device, fast, usual):
     assert usual_precision(device) == usual
 
 
+def test_a_torch_without_mkldnn_is_not_asked_what_it_cannot_say(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: pytest.fail("it has no such operator"))
+    assert usual_precision("cpu") == "fp32"
+
+
 @pytest.mark.parametrize(
     ("file", "found"),
     [
