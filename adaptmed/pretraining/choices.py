@@ -103,14 +103,15 @@ def parse_changes(words: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Read ``part.field=value`` words.
 
     Args:
-        words: As on the command line; a value is a JSON value, a bare word or ``none``.
+        words: As on the command line; a value is a JSON value or a bare word; ``none`` empties a setting
+            that may be empty.
 
     Raises:
         InputError: A word has another form.
 
     Example:
         >>> parse_changes(["words.share=0.2", "patches.layer=none"])
-        {'words': {'share': 0.2}, 'patches': {'layer': None}}
+        {'words': {'share': 0.2}, 'patches': {'layer': 'none'}}
     """
     found: dict[str, dict[str, Any]] = {}
     for word in words:
@@ -125,8 +126,8 @@ def parse_changes(words: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _value(text: str) -> Any:
-    if text.lower() in ("none", "true", "false"):
-        return {"none": None, "true": True, "false": False}[text.lower()]
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get
 import yaml
 
 from adaptmed.errors import InputError, sentence
+from adaptmed.runs.precision import Precision
 
 Settings = TypeVar("Settings")
 _WORDS: Mapping[object, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
@@ -30,7 +31,7 @@ class RunSettings:
     """
 
     seed: int = 0
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "bf16"
 
     @classmethod
     def of(cls, held: Mapping[str, Any], *others: str, **given: Any) -> Self:
@@ -177,6 +178,8 @@ def _fits(kind: Any, value: Any) -> bool:
         return isinstance(value, Mapping)
     if is_dataclass(kind):
         return isinstance(value, Mapping) or type(value) is kind
+    if kind is type(None):
+        return value in (None, "none")  # a command line knows words alone
     return type(value) in ((int, float) if kind is float else (kind,))
 
 
@@ -189,6 +192,8 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
         return {int(k) if key is int else k: _read(f"{name}.{k}", v, each) for k, v in value.items()}
     if isinstance(value, Mapping):
         return build_settings(kind, name, value)
+    if kind is type(None):
+        return None
     return float(value) if kind is float else value
 
 

@@ -59,6 +59,13 @@ def test_quick_options_and_the_released_arrangement(asked):
     assert bare.teacher_decay is None
 
 
+def test_the_line_of_the_readme_for_an_image_encoder_alone(asked):
+    left_out = [f"{name}.weight=0" for name in ("matching", "words", "image_features", "text_features")]
+    found, _ = asked("--method", "umd", *(p for word in ["patches.beside=none", *left_out] for p in ("--set", word)))
+    assert list(found.weights) == ["patches"]
+    assert not found.reads_texts
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -107,10 +107,17 @@ def test_words_become_values():
     words += ["schedule.epochs=3", "schedule.learning_rate=1e-4"]
     assert parse_changes(words) == {
         "words": {"share": 0.2, "tied": False},
-        "patches": {"layer": None},
+        "patches": {"layer": "none"},
         "contrastive": {"positives": "pair"},
         "schedule": {"epochs": 3, "learning_rate": 1e-4},
     }
+
+
+def test_none_is_a_word_where_there_is_one_and_else_empties_a_setting():
+    found = changed(methods.m3ae(), parse_changes(["patches.layer=none", "patches.beside=none"])).term("patches")
+    assert (found.layer, found.beside) == (None, "none")
+    with pytest.raises(InputError, match=r"`words\.share`: expected a number, but got 'none'"):
+        changed(methods.m3ae(), parse_changes(["words.share=none"]))
 
 
 @pytest.mark.parametrize("word", ["words", "words.share", "words=0.2", ".share=2", "words.=2", "=2", ""])
