@@ -65,12 +65,11 @@ def embed(
     from adaptmed.data.manifest import Manifest
     from adaptmed.embedding.embed import EmbedOptions
     from adaptmed.runs.lineage import Lineage
+    from adaptmed.runs.precision import usual_precision
     from adaptmed.runs.processes import join
 
     images, texts, layout, inputs = _loaded(encoders, stored)
     kept = {name: value for name, value in asdict(stored).items() if name not in ("layout", "grid")}
-    from adaptmed.runs.precision import usual_precision
-
     precision = precision or usual_precision(device, out)
     computed = {"precision": precision, "batch_size": batch_size, "device": device, "strict": strict}
     computed |= {} if workers is None else {"workers": workers}

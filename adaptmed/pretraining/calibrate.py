@@ -16,8 +16,8 @@ from adaptmed.pretraining.method import Method, Term
 from adaptmed.pretraining.pretext import PRETEXT
 from adaptmed.pretraining.pretrain import readable_bank, run_config, run_job
 from adaptmed.runs.folder import read_config
+from adaptmed.runs.precision import Precision
 from adaptmed.training.settings import Schedule
-from adaptmed.training.trainer import Precision
 
 FEATURES = 1e-5
 """Weight of both feature losses, as released: beside it the reconstruction of words and patches decides."""

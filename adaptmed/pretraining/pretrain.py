@@ -22,10 +22,11 @@ from adaptmed.pretraining.module import Pretraining
 from adaptmed.pretraining.pretext import save_pretext
 from adaptmed.runs.folder import BEST, open_run, read_metrics, write_seen
 from adaptmed.runs.lineage import Lineage
+from adaptmed.runs.precision import Precision
 from adaptmed.runs.processes import join
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from adaptmed.training.encoders import Online
-from adaptmed.training.trainer import Length, Precision, RunOptions, fit_or_resume, run_trainer
+from adaptmed.training.trainer import Length, RunOptions, fit_or_resume, run_trainer
 
 
 def pretrain(

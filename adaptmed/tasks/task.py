@@ -14,7 +14,7 @@ from adaptmed.bank import Bank
 from adaptmed.cohort.division import Division
 from adaptmed.cohort.rows import Reject
 from adaptmed.lora import LoRA
-from adaptmed.training.trainer import Precision
+from adaptmed.runs.precision import Precision
 from adaptmed.training.work import Work
 from adaptmed.types import Side
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -16,11 +16,10 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from adaptmed.errors import TerminatedError
 from adaptmed.runs.folder import LAST
+from adaptmed.runs.precision import Precision
 from adaptmed.runs.processes import Processes, together
 from adaptmed.training.callbacks import KeepCheckpoints, MetricsLines, StopEarly, StopOnSigterm
 from adaptmed.training.checkpoint import SafetensorsCheckpointIO
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)

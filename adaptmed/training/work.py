@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from adaptmed.runs.folder import BEST
+from adaptmed.runs.precision import Precision
 from adaptmed.runs.processes import Processes
 from adaptmed.training.batches import Batches, LabelledImages
 from adaptmed.training.callbacks import KeepBest
@@ -19,7 +20,6 @@ from adaptmed.training.checkpoint import SafetensorsCheckpointIO
 from adaptmed.training.settings import FinetuneSettings
 from adaptmed.training.trainer import (
     Length,
-    Precision,
     RunOptions,
     bare_trainer,
     fit_or_resume,

@@ -13,10 +13,10 @@ from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
 from adaptmed.fusion import Fusion
 from adaptmed.heads.probe import Probe, fit_best_probe
+from adaptmed.runs.precision import Precision
 from adaptmed.study.classification.rows import StudyRows
 from adaptmed.tasks.classification.head import finetune_head
 from adaptmed.training.settings import FinetuneSettings
-from adaptmed.training.trainer import Precision
 
 Variants = Mapping[str, np.ndarray]
 """Features of the same rows, ``(n, width)`` each, by the name of the variant."""

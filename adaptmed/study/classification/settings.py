@@ -1,10 +1,10 @@
 """What a study of labels or classes runs over."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from adaptmed.errors import InputError, sentence
 from adaptmed.heads.prompts import Prompts
+from adaptmed.runs.precision import Precision
 
 ARMS = ("frozen", "adaptor-untrained", "text-informed probe", "adaptor", "adaptor-trained")
 TUNED_ARMS = ("lora", "adaptor+lora")
@@ -37,7 +37,7 @@ class StudySettings:
     prompts: Prompts | None = None
     replicates: int = 1000
     allow_overlap: bool = False
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "bf16"
 
     def __post_init__(self) -> None:
         shares = set(self.fractions)

@@ -29,12 +29,12 @@ from adaptmed.pretraining.method import Method
 from adaptmed.pretraining.pretext import has_matching, load_matching
 from adaptmed.runs.folder import read_config, read_seen
 from adaptmed.runs.lineage import Lineage
+from adaptmed.runs.precision import Precision
 from adaptmed.runs.processes import device_of
 from adaptmed.runs.same_tokens import check_tokens, require_texts
 from adaptmed.tasks.result import test_counts
 from adaptmed.tasks.retrieval.reranking import pair_logits_both_ways, reranked_ranks
 from adaptmed.tasks.retrieval.sets import retrieve
-from adaptmed.training.trainer import Precision
 
 KS = (1, 5, 10)
 PRETRAINED = ("pretrain", "calibrate")
