@@ -162,6 +162,18 @@ class MaskStudyOptions:
     """For segmentation: auto (the default), cpu or cuda."""
 
 
+@_panel("Answers", 3)
+@dataclass(frozen=True)
+class AnswerStudyOptions:
+    """How the arms of a study of answers are trained; with --task answering only."""
+
+    epochs: int | None = None
+    """For answers: passes over the fraction of every trained arm; 20 by default."""
+
+    answers_by_kind: bool | None = None
+    """For answers: give only answers that a question of its kind (open, closed) had in the fraction; on by default."""
+
+
 def refuse_foreign(task: str, owner: str, options: Mapping[str, object]) -> None:
     """Refuse options of one task that were given to another, where they would be ignored.
 
@@ -182,13 +194,16 @@ def refuse_foreign(task: str, owner: str, options: Mapping[str, object]) -> None
             raise InputError(sentence(name, expected=expected, got=value, fix=fix))
 
 
-def refuse_foreign_to_study(task: str, masks: MaskStudyOptions, prompts: Path | None) -> None:
-    """Refuse what the other task of ``adaptmed study`` reads.
+def refuse_foreign_to_study(
+    task: str, masks: MaskStudyOptions, answers: AnswerStudyOptions, prompts: Path | None
+) -> None:
+    """Refuse what another task of ``adaptmed study`` reads.
 
     Raises:
-        InputError: An option of the other task was given.
+        InputError: An option of another task was given.
     """
     refuse_foreign(task, "segmentation", asdict(masks))
+    refuse_foreign(task, "answering", asdict(answers))
     refuse_foreign(task, "classification", {"prompts": prompts})
 
 

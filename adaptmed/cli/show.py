@@ -24,7 +24,7 @@ def print_table(results: dict[str, Any]) -> None:
     from adaptmed.study.report.tables import NAMES, whole
 
     primary = kind_of(results["summaries"]).primary
-    what = "masks" if primary == "dice_positives" else "labels"
+    what = {"dice_positives": "masks", "accuracy": "training patients"}.get(primary, "labels")
     summaries = whole(results["summaries"], primary)
     fractions = sorted({row["fraction"] for row in summaries})
     for place in dict.fromkeys((row["dataset"], row["encoder"]) for row in summaries):

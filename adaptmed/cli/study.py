@@ -7,19 +7,20 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from adaptmed.cli.options import MaskStudyOptions, TunedOptions, refuse_foreign_to_study
+from adaptmed.cli.options import AnswerStudyOptions, MaskStudyOptions, TunedOptions, refuse_foreign_to_study
 from adaptmed.cli.show import print_table
 
-_TUNED, _MASKS = TunedOptions(), MaskStudyOptions()
+_TUNED, _MASKS, _ANSWERS = TunedOptions(), MaskStudyOptions(), AnswerStudyOptions()
 
 
 def study(
     *banks: Path,
     out: Path,
     adaptor: list[Path] | None = None,
-    task: Literal["classification", "segmentation"] | None = None,
+    task: Literal["classification", "segmentation", "answering"] | None = None,
     lora: TunedOptions = _TUNED,
     masks: MaskStudyOptions = _MASKS,
+    answers: AnswerStudyOptions = _ANSWERS,
     config: Path | None = None,
     fractions: Annotated[tuple[float, ...], Parameter(consume_multiple=True, show_default=False)] = (),
     seeds: int | None = None,
@@ -39,14 +40,19 @@ def study(
     With `--task segmentation` the labels are masks, read again from the table's files: every arm trains the same
     decoder for the same number of steps, and is judged by Dice in the geometry of the images.
 
+    With `--task answering` every arm answers the questions of `test` after training on a fraction of the patients, the
+    blind ones without the image; --adaptor is repeated once per pre-trained run on the one bank, and each is an arm.
+
     Args:
         banks: Banks that `adaptmed embed` wrote, with labels; several draw the grid of encoder pairs.
         out: Folder to write.
         adaptor: Run folder of `adaptmed pretrain` (or a saved adaptor); repeat it once per bank, in the same order.
-            Segmentation can do without: its arms are then empty, unet and frozen.
-        task: What is studied: classification (the default) or segmentation.
+            Segmentation can do without: its arms are then empty, unet and frozen. For answering: any number of runs on
+            one bank.
+        task: What is studied: classification (the default), segmentation or answering.
         lora: Tuned banks with their runs.
         masks: How the arms of a study of masks are trained.
+        answers: How the arms of a study of answers are trained.
         config: Take what is left out from the config.json of another study, or a copy of it.
         fractions: Shares of the labelled training patients, above 0 and at most 1; 0.01 0.1 1 by default.
         seeds: How many seeds; each chooses another fraction. 5 by default, for segmentation 3.
@@ -54,7 +60,9 @@ def study(
             also lora (the frozen probe on it) and adaptor+lora; on request adaptor-head (the paper's two-layer head)
             and full (a copy of the whole image encoder is tuned in every cell, from the images: slow). All but the
             last two by default. For segmentation: empty (predicts nothing), unet (from scratch), frozen, adaptor,
-            adaptor-trained; with a tuned bank adaptor+lora; on request adaptor-untrained.
+            adaptor-trained; with a tuned bank adaptor+lora; on request adaptor-untrained. For answering: majority, lookup
+            (the very same question), question, frozen; with runs "no pre-training", the method of each (adaptor, m3ae,
+            umd), and with the fusion co the same with +gm-coord.
         prompts: JSON file with zero-shot prompts per label, instead of generic ones.
         replicates: Bootstrap replicates behind every interval; 1000 by default.
         examples: Show pictures and report texts in the report; --no-examples makes a report that may be shared.
@@ -69,12 +77,17 @@ def study(
 
     _, held = read_settings(config, "study")
     asked = task_of(task, held, "classification")
-    refuse_foreign_to_study(asked, masks, prompts)
+    refuse_foreign_to_study(asked, masks, answers, prompts)
     tuned = lora.pairs()
     given = {"fractions": tuple(fractions) or None, "arms": tuple(arms) or None, "replicates": replicates}
     given |= {"allow_overlap": allow_overlap, "seeds": seeds}
     shared: dict[str, Any] = held | {name: value for name, value in given.items() if value is not None}
-    run = _segmentation(shared, masks, out) if asked == "segmentation" else _classification(shared, prompts, out)
+    makers: dict[str, Callable[[], Callable[..., dict[str, Any]]]] = {
+        "classification": lambda: _classification(shared, prompts, out),
+        "segmentation": lambda: _segmentation(shared, masks, out),
+        "answering": lambda: _answering(shared, answers, out),
+    }
+    run = makers[asked]()
     console = Console()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console) as bar:
@@ -117,3 +130,18 @@ def _segmentation(shared: dict[str, Any], masks: MaskStudyOptions, out: Path) ->
     given = {name: value for name, value in given.items() if value is not None} | {"training": training}
     settings = build_settings(SegmentationStudy, "config", shared | given)
     return partial(study_segmentation, settings=settings, device=masks.device or "auto")
+
+
+def _answering(shared: dict[str, Any], answers: AnswerStudyOptions, out: Path) -> Callable[..., dict[str, Any]]:
+    from adaptmed.runs.precision import usual_precision
+    from adaptmed.runs.settings import build_settings
+    from adaptmed.study.answering.settings import AnsweringStudy
+    from adaptmed.study.answering.study import study_answering
+    from adaptmed.tasks.pairs.settings import ANSWERING, EPOCHS
+
+    held = dict(shared.get("training", {}))
+    settings = {"precision": usual_precision("auto", out), "epochs": EPOCHS, **held.get("settings", {})}
+    settings |= {} if answers.epochs is None else {"epochs": answers.epochs}
+    training = held | {"task": ANSWERING, "settings": settings}
+    training |= {} if answers.answers_by_kind is None else {"kinds": answers.answers_by_kind}
+    return partial(study_answering, settings=build_settings(AnsweringStudy, "config", shared | {"training": training}))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from adaptmed.data.manifest import Manifest
 from adaptmed.data.splits import SPLITS
 from adaptmed.data.survey import Progress, Survey, survey_files
-from adaptmed.data.tables import Rejects
+from adaptmed.data.tables.reading import Rejects
 from adaptmed.types import TokenIds
 
 _TEXTS_AT_ONCE = 256

@@ -1,29 +1,21 @@
 """A table that describes a dataset: which columns are what, who the patients are, which split each row is in."""
 
 import hashlib
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
 import pandas as pd
 
-from adaptmed.data.labels import UNCERTAIN, Uncertain, bad_cell, class_values, label_values, why_no_label
-from adaptmed.data.splits import SPLITS, assign_splits, overlapping_patients
-from adaptmed.data.tables import Rejects, is_unnamed, read_table
+from adaptmed.data.readers import list_dataset
+from adaptmed.data.splits import overlapping_patients
+from adaptmed.data.tables.columns import Columns, text_column_of
+from adaptmed.data.tables.labels import UNCERTAIN, Uncertain
+from adaptmed.data.tables.reading import Rejects, read_table
 from adaptmed.errors import InputError, sentence
-
-ROLES = ("image", "text", "patient", "split", "mask", "question", "answer", "answer_type")
-_WHERE_THERE = ("answer_type",)  # no column of blanks: the rows of tables without it stay what they were
-_TEXT_COLUMNS = ("text", "question")
-_IN_USE = {
-    "row": "row ids",
-    "image_index": "the numbers of distinct images in a bank",
-    "text_index": "the numbers of distinct texts in a bank",
-    "slices": "the number of slices of a volume in a bank",
-}
-_SPLIT_WORDS = {**{name: name for name in SPLITS}, "val": "validate", "valid": "validate", "dev": "validate"}
+from adaptmed.files import write_text_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +23,9 @@ class Manifest:
     """A dataset, one row per image, text or pair.
 
     Attributes:
-        path: The file it was read from.
+        path: The file it was read from; of a dataset its folder.
         root: The folder that relative paths in ``image`` and ``mask`` start from.
-        sha256: Of the file.
+        sha256: Of the file; of a dataset of its rows.
         frame: One line per usable row. ``row`` (row id), ``image``, ``text``, ``patient``, ``split``, ``mask``,
             ``question`` and ``answer`` are text, blank where there is nothing, and so is ``answer_type`` where the
             table has it; label columns are float64 (NaN: not labelled); the class column is int64, an index into
@@ -96,187 +88,135 @@ class Manifest:
                 ``uncertain``, a label that is no number, or no usable row.
         """
         path = Path(path)
-        if uncertain is not None and uncertain not in UNCERTAIN:
-            expected = "ignore, zero or one"
-            raise InputError(sentence("uncertain", expected=expected, got=repr(uncertain), fix="Choose one of them."))
         content = _content(path)
         cells, rejects = read_table(path, content)
-        reading = _Reading(path, cells, rejects, _text_column(path, cells, text_column))
+        source = _Source(path, path.parent, hashlib.sha256(content).hexdigest(), cells, rejects)
+        return cls._of(source, _Asked(tuple(labels), class_column, uncertain, text_column))
+
+    @classmethod
+    def from_dataset(
+        cls,
+        name: str,
+        folder: Path | str,
+        *,
+        labels: Sequence[str] = (),
+        class_column: str | None = None,
+        text_column: str | None = None,
+        **options: object,
+    ) -> Self:
+        """List a public dataset as its authors lay it out, without copying an image.
+
+        Args:
+            name: Of the dataset; ``adaptmed.data.readers.READERS`` has them all.
+            folder: Where it was unpacked.
+            labels: As for ``read``.
+            class_column: As for ``read``.
+            text_column: As for ``read``.
+            options: Of that dataset's reader, for example ``split="image"``.
+
+        Raises:
+            InputError: No such dataset, an option its reader does not have, or a folder that is not the dataset.
+
+        Example:
+            >>> Manifest.from_dataset("vqa-rad", "VQA_RAD", split="official")  # doctest: +SKIP
+        """
+        listing = list_dataset(name, Path(folder), options)
+        digest = hashlib.sha256(listing.rows.to_csv(index=False).encode()).hexdigest()
+        source = _Source(listing.folder, listing.folder, digest, listing.rows, list(listing.rejects), listing.notes)
+        return cls._of(source, _Asked(tuple(labels), class_column, None, text_column))
+
+    @classmethod
+    def _of(cls, source: "_Source", asked: "_Asked") -> Self:
+        if asked.uncertain is not None and asked.uncertain not in UNCERTAIN:
+            expected = "ignore, zero or one"
+            raise InputError(
+                sentence("uncertain", expected=expected, got=repr(asked.uncertain), fix="Choose one of them.")
+            )
+        text_column = text_column_of(source.path, source.cells, asked.text_column)
+        reading = Columns(source.path, source.cells, source.rejects, text_column)
         reading.drop_unusable_rows()
         reading.take_roles()
-        classes = reading.take_labels(tuple(labels), class_column, uncertain)
+        classes = reading.take_labels(asked.labels, asked.class_column, asked.uncertain)
         names = tuple(name for name, role in reading.taken.items() if role == "label")
         reading.take_patients()
-        reading.take_splits(names, class_column)
+        reading.take_splits(names, asked.class_column)
         return cls(
-            path=path,
-            root=path.parent,
-            sha256=hashlib.sha256(content).hexdigest(),
+            path=source.path,
+            root=source.root,
+            sha256=source.sha256,
             frame=pd.DataFrame(reading.columns),
             labels=names,
-            class_column=class_column,
+            class_column=asked.class_column,
             classes=classes,
             taken=reading.taken,
             left_out=reading.left_out,
             rejects=reading.rejects,
-            notes=tuple(reading.notes),
+            notes=(*source.notes, *reading.notes),
             has_patients="patient" in reading.taken,
             text_column=reading.text_column,
         )
+
+    def save(self, path: Path | str) -> Path:
+        """Write the usable rows as a csv file that ``read`` and the command line read.
+
+        Paths of images and masks are written relative to the file's folder. Row ids become the column ``id``, classes
+        their names. Rejects are not written.
+
+        Args:
+            path: The file to write, whole or not at all; its suffix is ``.csv``.
+
+        Returns:
+            The path.
+
+        Raises:
+            InputError: Another suffix.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".csv":
+            fix = f"Name it {path.with_suffix('.csv').name}."
+            raise InputError(sentence(str(path), expected="a .csv file", got=f"suffix {path.suffix!r}", fix=fix))
+        frame = self.frame.rename(columns={"row": "id"})
+        for name in ("image", "mask"):
+            frame[name] = [_relative(self.root, file, path.parent) for file in frame[name]]
+        if self.class_column is not None:
+            names = (*self.classes, "")  # -1, not labelled, is the last one
+            frame[self.class_column] = [names[number] for number in frame[self.class_column]]
+        derived = [name for name in ("mask", "question", "answer") if (frame[name] == "").all()]
+        derived += [] if self.has_patients else ["patient"]
+        derived += ["text"] if self.text_column != "text" or (frame["text"] == "").all() else []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_whole(path, frame.drop(columns=derived).to_csv(index=False, lineterminator="\n"))
+        return path
 
     def overlap(self) -> dict[str, tuple[str, ...]]:
         """Return the patients that stand on several sides of the split, each with its splits."""
         return overlapping_patients(self.frame["patient"].tolist(), self.frame["split"].tolist())
 
 
-@dataclass
-class _Reading:
-    """The table on its way to a manifest: cells of usable rows, the columns made of them, and what was decided."""
+@dataclass(frozen=True)
+class _Source:
+    """Text cells and where they came from."""
 
     path: Path
+    root: Path
+    sha256: str
     cells: pd.DataFrame
     rejects: Rejects
-    text_column: str
-    columns: dict[str, Any] = field(default_factory=dict)
-    taken: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def drop_unusable_rows(self) -> None:
-        """Reject rows with neither image nor what is read as text, and those whose split is blank."""
-        present = [name for name in ("image", self.text_column) if name in self.cells]
-        if not present:
-            got, fix = f"columns {list(self.cells)}", "Rename a column, or separate cells by commas."
-            expected = "a column `image`, `text` or `question`"
-            raise InputError(sentence(str(self.path), expected=expected, got=got, fix=fix))
-        self._reject((self.cells[present] == "").all(axis=1), f"expected {' or '.join(present)}, but got blank")
-        if "split" in self.cells:
-            self._reject(self.cells["split"] == "", "expected train, validate or test in split, but got blank")
-        self.rejects.sort(key=lambda reject: int(reject["row"]))
-        if self.cells.empty:
-            got = f"{len(self.rejects)} that cannot be used; row {self.rejects[0]['row']}: {self.rejects[0]['reason']}"
-            raise InputError(
-                sentence(str(self.path), expected="at least one usable row", got=got, fix="Mend the rows.")
-            )
-
-    def _reject(self, unusable: pd.Series, reason: str) -> None:
-        self.rejects += [{"row": str(number), "reason": reason} for number in self.cells.index[unusable]]
-        self.cells = self.cells[~unusable]
-
-    def take_roles(self) -> None:
-        """Take the row ids and the columns that are known by name."""
-        self.columns["row"] = self._row_ids()
-        for name in ROLES:
-            if name in self.cells:
-                self.taken[name] = name
-            if name in self.cells or name not in _WHERE_THERE:
-                self.columns[name] = list(self.cells[name]) if name in self.cells else [""] * len(self.cells)
-        if self.text_column != "text":
-            self.columns["text"] = self.columns[self.text_column]
-            self.taken[self.text_column] += ", read as text"
-            if self.taken.pop("text", None):
-                self.left_out["text"] = f"the {self.text_column} is read as text"
-
-    def _row_ids(self) -> list[str]:
-        numbers = [str(number) for number in self.cells.index]
-        if "id" not in self.cells:
-            return numbers
-        ids = self.cells["id"]
-        if (ids == "").any():
-            self.left_out["id"] = f"blank in row {ids.index[ids == ''][0]}; row numbers are used instead"
-            return numbers
-        repeated = ids.index[ids.duplicated(keep=False)]
-        if len(repeated):
-            self.left_out["id"] = (
-                f"{len(repeated)} rows share ids, row {repeated[0]} first; row numbers are used instead"
-            )
-            return numbers
-        self.taken["id"] = "row id"
-        return list(ids)
-
-    def take_labels(
-        self, labels: tuple[str, ...], class_column: str | None, uncertain: Uncertain | None
-    ) -> tuple[str, ...]:
-        """Take the label columns and the class column; return the classes."""
-        named = {*labels, *([class_column] if class_column else [])}
-        free = [name for name in self.cells if name not in (*self.columns, *_IN_USE, "id")]
-        for name in sorted(named - set(free)):
-            got, fix = f"no such column among {free}", "Name one of those."
-            if name in self.cells and name in _IN_USE:
-                got, fix = f"a name used for {_IN_USE[name]}", "Rename the column."
-            raise InputError(sentence(name, expected="a column that can hold labels", got=got, fix=fix))
-        classes: tuple[str, ...] = ()
-        for name in free:
-            reason = self._why_left_out(name, named)
-            if reason:
-                self.left_out[name] = reason
-            elif name == class_column:
-                self.taken[name] = "class"
-                self.columns[name], classes = class_values(self.cells[name], uncertain)
-            else:
-                self.taken[name] = "label"
-                self.columns[name] = label_values(self.cells[name], uncertain)
-        for name in _IN_USE:
-            if name in self.cells:
-                self.left_out[name] = f"the name is used for {_IN_USE[name]}; rename the column to use it"
-        return classes
-
-    def _why_left_out(self, name: str, named: Set[str]) -> str | None:
-        if named:
-            return None if name in named else "not among the labels that were named"
-        return "it has no name" if is_unnamed(name) else why_no_label(self.cells[name])
-
-    def take_patients(self) -> None:
-        """Give every row without a patient one of its own, named by what the row holds and not by where it stands."""
-        patients = list(self.cells["patient"]) if "patient" in self.cells else [""] * len(self.cells)
-        alone = patients.count("")
-        if "patient" not in self.cells:
-            self.notes.append("No column `patient`: every row is its own patient.")
-            images = [name for name in self.columns["image"] if name]
-            if len(set(images)) < len(images):
-                repeats = len(images) - len(set(images))
-                self.notes.append(f"{repeats} rows repeat an image and may stand on another side of the split than it.")
-        elif alone:
-            self.notes.append(f"{alone} rows without patient: each is its own patient.")
-        seen: dict[str, int] = {}
-        for position, (image, text) in enumerate(zip(self.columns["image"], self.columns["text"], strict=True)):
-            if patients[position] == "":
-                content = hashlib.sha256(f"{image}\0{text}".encode()).hexdigest()[:16]
-                seen[content] = seen.get(content, 0) + 1
-                patients[position] = f"row-{content}-{seen[content]}"
-        self.columns["patient"] = patients
-
-    def take_splits(self, labels: tuple[str, ...], class_column: str | None) -> None:
-        """Read the split of each row, or assign one."""
-        if "split" not in self.cells:
-            strata = self.columns[class_column] if class_column else None
-            if labels:
-                strata = np.column_stack([self.columns[name] for name in labels])
-            self.columns["split"] = list(assign_splits(self.columns["patient"], strata))
-            self.notes.append("No column `split`: assigned by patient, 70 % train, 10 % validate, 20 % test.")
-            return
-        cells = self.cells["split"]
-        for cell in cells.unique():
-            if cell.lower() not in _SPLIT_WORDS:
-                raise bad_cell(cells, cell, "train, validate or test", "Mend the row.")
-        renamed = sorted({cell for cell in cells if cell not in SPLITS})
-        if renamed:
-            self.taken["split"] = (
-                f"split ({', '.join(f'{cell} read as {_SPLIT_WORDS[cell.lower()]}' for cell in renamed)})"
-            )
-        self.columns["split"] = [_SPLIT_WORDS[cell.lower()] for cell in cells]
+    notes: tuple[str, ...] = ()
 
 
-def _text_column(path: Path, cells: pd.DataFrame, asked: str | None) -> str:
-    """Return which column is read as text; ``text`` where there is none."""
-    there = [name for name in _TEXT_COLUMNS if name in cells]
-    if asked is None:
-        return there[0] if there else "text"
-    if asked not in there:
-        expected = f"{' or '.join(there)}, a text column of {path}" if there else f"a table with one, not {path}"
-        fix = "Choose one that is there, or leave --text-column out."
-        raise InputError(sentence("text_column", expected=expected, got=repr(asked), fix=fix))
-    return asked
+@dataclass(frozen=True)
+class _Asked:
+    """What the caller says about columns."""
+
+    labels: tuple[str, ...]
+    class_column: str | None
+    uncertain: Uncertain | None
+    text_column: str | None
+
+
+def _relative(root: Path, file: str, folder: Path) -> str:
+    return "" if file == "" else Path(os.path.relpath(root / file, folder)).as_posix()
 
 
 def _content(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from adaptmed.data.images import read_image
 from adaptmed.data.manifest import Manifest
 from adaptmed.data.mask_labels import values_in
 from adaptmed.data.masks import read_mask, refuse_other_geometry
-from adaptmed.data.tables import Rejects
+from adaptmed.data.tables.reading import Rejects
 from adaptmed.data.volumes.reading import Volume, is_volume, read_volume
 from adaptmed.errors import InputError
 

@@ -32,6 +32,7 @@ def masked_cross_entropy(
     labels: Int[Tensor, " batch"],
     *,
     weights: Float[Tensor, " class"] | None = None,
+    smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Cross-entropy over classes that exclude each other, the mean over the labelled items.
 
@@ -39,12 +40,15 @@ def masked_cross_entropy(
         logits: One logit per class.
         labels: Class numbers; -1 where not labelled.
         weights: How much an item of each class counts, as in :func:`balanced_weights`; ``None`` is 1.
+        smoothing: Share of each target that is spread over all classes, in [0, 1).
 
     Returns:
         Nats; 0 with a graph where nothing is labelled.
     """
     weights = None if weights is None else weights.to(logits)
-    total = functional.cross_entropy(logits, labels, weight=weights, ignore_index=-1, reduction="sum")
+    total = functional.cross_entropy(
+        logits, labels, weight=weights, ignore_index=-1, reduction="sum", label_smoothing=smoothing
+    )
     return total / (labels >= 0).sum().clamp(min=1)
 
 

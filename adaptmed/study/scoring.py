@@ -29,7 +29,8 @@ class Cell:
         fraction: Share of the labelled training patients; 0 for zero-shot.
         seed: Seed of training.
         values: What it is judged by. Multi-label: P(label = 1) of each label; multi-class: rows that sum to 1;
-            segmentation: scores of every test image, label and metric of ``metrics.segmentation``, NaN where undefined.
+            segmentation: scores of every test image, label and metric of ``metrics.segmentation``, NaN where undefined;
+            answering: whether each question is answered rightly, in every column the same.
         reasons: Label -> why it is undefined in this cell (no positive in the fraction, ...); its scores are ignored.
             Multi-class: a class name, which leaves the macro AUROC, or ``"all"``, which leaves every metric undefined.
         n_train: Labelled training items.
@@ -54,16 +55,17 @@ class Truth:
     """What all cells are judged by.
 
     Attributes:
-        kind: ``multilabel`` (a binary task is one label), ``multiclass`` or ``segmentation``.
-        names: Label or class names; of masks without the background.
+        kind: ``multilabel`` (a binary task is one label), ``multiclass``, ``segmentation`` or ``answering``.
+        names: Label or class names; of masks without the background. Answering: kinds of questions, ``all`` first.
         labels: ``(n_test, n_label)`` of 0, 1 and NaN (not labelled); or ``(n_test,)`` class numbers, -1 not labelled.
-            Segmentation: whether each test image holds the label.
+            Segmentation: whether each test image holds the label. Answering: 1 where a question is of the kind, else
+            NaN.
         patients: The patient of each test item, the unit of the bootstrap.
         dataset: Name printed in every record.
         encoder: ``"<image encoder> + <text encoder>"``.
     """
 
-    kind: Literal["multilabel", "multiclass", "segmentation"]
+    kind: Literal["multilabel", "multiclass", "segmentation", "answering"]
     names: tuple[str, ...]
     labels: Real[np.ndarray, "n_test ..."]
     patients: np.ndarray
@@ -72,8 +74,8 @@ class Truth:
 
     @property
     def composite(self) -> str:
-        """The label under which the whole task is judged: ``macro`` over labels, ``all`` over classes."""
-        return "all" if self.kind == "multiclass" else "macro"
+        """The label under which the whole task is judged: ``macro`` over labels, ``all`` over classes or questions."""
+        return "all" if self.kind in ("multiclass", "answering") else "macro"
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def score(cell: Cell, truth: Truth, weights: Float[np.ndarray, "one_plus_replica
             return _multiclass(cell, truth, weights)
         case "segmentation":
             return _segmentation(cell, truth, weights)
+        case "answering":
+            return _answering(cell, truth, weights)
 
 
 def macro(scores: Scores, metric: str, names: tuple[str, ...], *, within: Container[str] | None = None) -> Score:
@@ -201,6 +205,16 @@ def _segmentation(cell: Cell, truth: Truth, weights: np.ndarray) -> Scores:
             samples = np.full(len(weights), np.nan) if reason else weighted_mean(of_images, weights)
             scores[metric, name] = Score(samples, reason)
     return scores
+
+
+def _answering(cell: Cell, truth: Truth, weights: np.ndarray) -> Scores:
+    right = np.where(truth.labels == 1, cell.values, np.nan)
+    reason = cell.reasons.get("all")
+    undefined = Score(np.full(len(weights), np.nan), reason)
+    return {
+        ("accuracy", name): undefined if reason else Score(weighted_mean(right[:, column], weights))
+        for column, name in enumerate(truth.names)
+    }
 
 
 def _score(function: Metric, said: np.ndarray, came: np.ndarray, weights: np.ndarray, reason: str | None) -> Score:

@@ -20,6 +20,7 @@ METRICS = {
     "multilabel": ("auroc", "average_precision", "ece"),
     "multiclass": ("accuracy", "balanced_accuracy", "auroc", "ece"),
     "segmentation": tuple(SEGMENTATION),
+    "answering": ("accuracy",),
 }
 Record = dict[str, Any]
 
@@ -82,7 +83,8 @@ class Judgement:
         ]
 
     def _rows(self) -> list[tuple[str, str]]:
-        labels = ("all",) if self.truth.kind == "multiclass" else (*self.truth.names, "macro")
+        whole = {"multiclass": ("all",), "answering": self.truth.names}
+        labels = whole.get(self.truth.kind, (*self.truth.names, "macro"))
         return [(metric, label) for metric in METRICS[self.truth.kind] for label in labels]
 
     def _score(self, number: int, metric: str, label: str) -> Score:

@@ -228,15 +228,19 @@ class StopOnSigterm(Callback):
 
 
 class KeepBest(Callback):
-    """Keeps the weights of the epoch with the lowest validation loss in memory, for what is trained in a moment."""
+    """Keeps the weights of the best validated epoch in memory, for what is trained in a moment.
 
-    def __init__(self) -> None:
-        self.lowest = math.inf
+    Args:
+        monitor: Logged value to minimise.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor, self.lowest = monitor, math.inf
         self.best: dict[str, Any] | None = None
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Compare an epoch with the best before it."""
-        value = float(trainer.callback_metrics["validate/loss"])
+        value = float(trainer.callback_metrics[self.monitor])
         if value < self.lowest:
             self.lowest, self.best = value, deepcopy(pl_module.state_dict())
 

@@ -19,6 +19,9 @@ from adaptmed.training.optimiser import Group, scheduled_adamw
 
 Loss = Callable[[Tensor, Tensor], Float[Tensor, ""]]
 """Of logits and targets."""
+ERRORS_THEN_LOSS = "validate/errors_then_loss"
+_TIE_BREAK = 1e-6
+"""Weight of the loss beside the share of errors: less than one error of a hundred thousand decides."""
 _KEPT = ("model.head.", "model.decoder.")  # in a checkpoint whole, with what is fitted there and not trained
 
 
@@ -51,6 +54,8 @@ class Objective:
         warmup_share: Share of the steps over which the rates rise; they then fall as a cosine to 0.
         seed: Of dropout and noise; the order of the items comes with the batches.
         count: Weight of a batch in the mean over the validate split.
+        right: Of logits and targets: how many are answered rightly. The epoch with the most of them is kept, and of
+            equal ones that with the lowest loss; ``None`` keeps the lowest loss.
     """
 
     loss: Loss
@@ -59,6 +64,12 @@ class Objective:
     warmup_share: float
     seed: int
     count: Callable[[Tensor], int] = labelled
+    right: Callable[[Tensor, Tensor], int] | None = None
+
+    @property
+    def monitor(self) -> str:
+        """The logged value whose lowest epoch is kept."""
+        return "validate/loss" if self.right is None else ERRORS_THEN_LOSS
 
 
 class Tuning(lightning.LightningModule):
@@ -108,7 +119,13 @@ class Tuning(lightning.LightningModule):
         del batch_idx
         inputs, targets = batch
         count = self._cut().total(self.objective.count(targets))
-        self.log("validate/loss", self._loss(self.model.read(inputs), targets, "validation loss"), batch_size=count)
+        logits, wanted = self._logits(self.model.read(inputs), targets)
+        loss = self._checked("validation loss", self.objective.loss(logits, wanted))
+        self.log("validate/loss", loss, batch_size=count)
+        if self.objective.right is not None and count:
+            accuracy = self.objective.right(logits, wanted) / count
+            self.log("validate/accuracy", accuracy, batch_size=count)
+            self.log(ERRORS_THEN_LOSS, 1 - accuracy + _TIE_BREAK * float(loss), batch_size=count)
 
     def predict_step(self, inputs: Any, batch_idx: int) -> Tensor:
         """Return logits in fp32."""
@@ -140,8 +157,14 @@ class Tuning(lightning.LightningModule):
         return scheduled_adamw(objective.groups, steps=objective.steps, warmup_share=objective.warmup_share)
 
     def _loss(self, read: Any, targets: Tensor, name: str) -> Float[Tensor, ""]:
+        return self._checked(name, self.objective.loss(*self._logits(read, targets)))
+
+    def _logits(self, read: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and targets of the whole batch, whoever has read them."""
         cut = self._cut()
-        loss = self.objective.loss(cut.whole(self.model.logits(read)), cut.whole(targets))
+        return cut.whole(self.model.logits(read)), cut.whole(targets)
+
+    def _checked(self, name: str, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
         self._check_finite(name, loss)
         return loss
 

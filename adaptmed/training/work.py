@@ -81,8 +81,10 @@ def fit(work: Work, device: str) -> None:
         NonFiniteLossError: A loss became NaN or infinite.
     """
     every = slice(None)
-    judged = None if work.judged is None else work.judged(every)
-    trainer = bare_trainer(device, work.precision, work.length, *(() if judged is None else (KeepBest(),)))
+    judged, monitor = None if work.judged is None else work.judged(every), work.length.monitor
+    trainer = bare_trainer(
+        device, work.precision, work.length, *(() if judged is None or monitor is None else (KeepBest(monitor),))
+    )
     train = work.train(lambda: trainer.global_step, every)
     run_to_end(trainer, lambda: trainer.fit(work.tuning.train(), train, judged))
     work.tuning.cpu().eval()
@@ -122,7 +124,7 @@ def work_on(tuning: Tuning, train: LabelledImages, judged: LabelledImages | None
 
     length = Length(
         epochs=settings.epochs,
-        monitor=None if judged is None else "validate/loss",
+        monitor=None if judged is None else tuning.objective.monitor,
         patience=settings.epochs,
         clip=settings.clip,
         accumulate=accumulate,

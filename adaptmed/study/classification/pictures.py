@@ -1,20 +1,14 @@
 """What a report shows of single test items: the map of embeddings before and after, and retrieval examples."""
 
-import io
-from pathlib import Path
-
 import numpy as np
-from PIL import Image
 
 from adaptmed.adaptor.features import embed_images, embed_rows, frozen_variants
-from adaptmed.data.images import read_image
-from adaptmed.errors import InputError
+from adaptmed.bank.source_files import root_of
 from adaptmed.study.classification.subject import Subject
 from adaptmed.study.classification.zero_shot import paired_rows
 from adaptmed.study.report.plots import Maps, project_2d, sample_rows
 from adaptmed.study.report.report import RetrievalExample
-
-THUMBNAIL_PX = 160
+from adaptmed.study.report.thumbnails import thumbnail
 
 
 def maps_of(subject: Subject, *, limit: int = 800) -> Maps:
@@ -38,25 +32,11 @@ def retrieval_examples(subject: Subject, *, count: int = 4, shown: int = 3) -> l
     nearest = np.argsort(-(embed_images(subject.adaptor.fusion, bank, asked) @ texts.T), axis=1)[:, :shown]
     found = []
     for row, places in zip(asked, nearest, strict=True):
-        thumbnail = _thumbnail(Path(bank.info.manifest).parent / str(bank.rows["image"].iloc[row]))
-        if thumbnail is not None:
+        picture = thumbnail(root_of(bank) / str(bank.rows["image"].iloc[row]))
+        if picture is not None:
             hits = paired[first[places]]
             own = bank.rows["text_index"].iloc[row]
             right = tuple(bool(bank.rows["text_index"].iloc[hit] == own) for hit in hits)
             said = tuple(str(bank.rows["text"].iloc[hit]) for hit in hits)
-            found.append(RetrievalExample(thumbnail, str(bank.rows["text"].iloc[row]), said, right))
+            found.append(RetrievalExample(picture, str(bank.rows["text"].iloc[row]), said, right))
     return found
-
-
-def _thumbnail(path: Path) -> bytes | None:
-    try:
-        image = read_image(path)
-    except InputError:
-        return None
-    if image.dtype != np.uint8:
-        image = (image * 255).round().astype(np.uint8)
-    picture = Image.fromarray(image)
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return file.getvalue()

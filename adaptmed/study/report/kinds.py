@@ -40,6 +40,18 @@ MASKS = Kind(
 )
 
 
+ANSWERS = Kind(
+    primary="accuracy",
+    secondary=(),
+    baselines=("question", "frozen", "no pre-training"),
+    yardsticks="The tuned head on the question alone, the same head on frozen features of both, and the untrained "
+    "fusion are the honest yardsticks: what the question alone reaches is not seen in any image.",
+)
+
+
 def kind_of(summaries: Sequence[Row]) -> Kind:
     """Tell from the rows what kind of task was studied."""
-    return MASKS if any(row.get("task") == "segmentation" for row in summaries) else LABELS
+    tasks = {row.get("task") for row in summaries}
+    if "answering" in tasks:
+        return ANSWERS
+    return MASKS if "segmentation" in tasks else LABELS

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from adaptmed.files import write_text_whole
+from adaptmed.study.report.answers import AnswerExample
 from adaptmed.study.report.kinds import Kind, kind_of
 from adaptmed.study.report.overlays import Overlay
 from adaptmed.study.report.plots import Maps, embedding_maps, learning_curves
@@ -72,6 +73,7 @@ def write_report(
     maps: Maps | None = None,
     retrieval_examples: Sequence[RetrievalExample] = (),
     overlays: Sequence[Overlay] = (),
+    answers: Sequence[AnswerExample] = (),
     colours: Mapping[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
     no_examples: bool = False,
@@ -84,7 +86,8 @@ def write_report(
         maps: 2-D places of test embeddings before and after.
         retrieval_examples: Left out with ``no_examples``.
         overlays: Images with truth and predictions; left out with ``no_examples``.
-        colours: Label → its colour in them.
+        answers: Test questions with what every arm answered; left out with ``no_examples``.
+        colours: Label → its colour in the overlays.
         facts: What the numbers rest on; values may be dictionaries, then their key is a heading. ``title`` names the
             page and ``cautions`` lists sentences that a reader must know.
         no_examples: Show no image and no report text; without it the page is marked "contains data, do not share".
@@ -108,6 +111,7 @@ def write_report(
         map_titles=None if maps is None else maps.titles,
         examples=[] if no_examples else [_example(example) for example in retrieval_examples],
         overlays=[] if no_examples else [_overlay(overlay) for overlay in overlays],
+        answers=[] if no_examples else [_answer(example) for example in answers],
         colours=dict(colours or {}),
         cautions=[*cautions, *_cautions(results, summaries)],
         facts=_sections({**facts, "settings": results.get("settings") or {}}),
@@ -229,6 +233,12 @@ def _example(example: RetrievalExample) -> dict[str, Any]:
 
 def _overlay(overlay: Overlay) -> dict[str, Any]:
     return {"name": overlay.name, "pictures": {title: _as_address(png) for title, png in overlay.pictures.items()}}
+
+
+def _answer(example: AnswerExample) -> dict[str, Any]:
+    picture = None if example.picture is None else _as_address(example.picture)
+    arms = [(arm, example.right[arm], best) for arm, best in example.arms.items()]
+    return {"picture": picture, "question": example.question, "answer": example.answer, "arms": arms}
 
 
 def _as_address(png: bytes) -> str:

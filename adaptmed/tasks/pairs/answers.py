@@ -117,6 +117,11 @@ def closed_of(bank: Bank, rows: Rows) -> Bool[np.ndarray, " n"]:
     return np.where(np.isin(said, ["open", "closed"]), said == "closed", yes_no).astype(bool)
 
 
+def kinds_of(bank: Bank, rows: Rows) -> np.ndarray:
+    """What each question asks for, as the column ``question_type`` says; blank where nothing does."""
+    return _column(bank, "question_type", rows) if "question_type" in bank.rows else np.full(len(rows), "")
+
+
 def truncated_questions(bank: Bank) -> int:
     """How many distinct questions were longer than the text encoder reads."""
     return sum(shard.truncated for shard in bank.info.shards_of("text"))

@@ -9,7 +9,7 @@ from adaptmed.bank import Bank
 from adaptmed.cohort.rows import patients_of
 from adaptmed.layers.draws import step_seed
 from adaptmed.tasks.pairs.goal import Goal
-from adaptmed.tasks.pairs.model import FeatureClassifier, tuning_of
+from adaptmed.tasks.pairs.model import FeatureClassifier, start_at_frequencies, tuning_of
 from adaptmed.tasks.pairs.reading import PairReading, exchanged, frozen_features
 from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
 from adaptmed.training.batches import features_of
@@ -42,7 +42,7 @@ def shuffled_image(
     return predict_images(tuning, reading.pairs(rows, images=rows[places]), settings, device)
 
 
-def frozen_heads(bank: Bank, goal: Goal, choices: PairChoices, *, hidden: int, device: str) -> dict[str, Tensor]:
+def frozen_heads(bank: Bank, goal: Goal, choices: PairChoices, *, device: str) -> dict[str, Tensor]:
     """Train the same head with the same settings on what frozen encoders say, and give its logits of the test pairs.
 
     ``frozen`` reads CLS and mean of the image and the pooled text, the other one the pooled text alone.
@@ -51,25 +51,45 @@ def frozen_heads(bank: Bank, goal: Goal, choices: PairChoices, *, hidden: int, d
         bank: Tokens.
         goal: What is learnt, by whom.
         choices: With the settings.
-        hidden: Width between the layers of the head.
         device: Lightning's accelerator.
     """
     alone = "question_only" if choices.task == ANSWERING else "text_only"
-    rows = goal.rows
-    judged, found = rows.validate[known(goal.targets(rows.validate)).numpy()], {}
+    found = {}
     for name, image in (("frozen", True), (alone, False)):
-        features = [frozen_features(bank, some, image=image) for some in (rows.train, rows.test)]
-        with torch.random.fork_rng():
-            torch.manual_seed(step_seed(choices.seed, -5))
-            model = FeatureClassifier(features[0], len(goal.names), hidden=hidden)
-            tuning = tuning_of(model, choices.settings, goal.loss, seed=choices.seed, items=len(rows.train))
-            held_out = None
-            if len(judged):
-                held_out = features_of(frozen_features(bank, judged, image=image), goal.targets(judged))
-            train = features_of(features[0], goal.targets(rows.train))
-            fit(work_on(tuning, train, held_out, choices.settings), device)
-            found[name] = predict_images(tuning, features_of(features[1]), choices.settings, device)
+        tuning = frozen_head(bank, goal, choices, device=device, image=image)
+        features = features_of(frozen_features(bank, goal.rows.test, image=image))
+        found[name] = predict_images(tuning, features, choices.settings, device)
     return found
+
+
+def frozen_head(bank: Bank, goal: Goal, choices: PairChoices, *, device: str, image: bool) -> Tuning:
+    """Train one head on what frozen encoders say of the training pairs.
+
+    Args:
+        bank: Tokens.
+        goal: What is learnt, by whom.
+        choices: With the settings.
+        device: Lightning's accelerator.
+        image: Whether CLS and mean of the image are read before the pooled text.
+    """
+    rows, settings = goal.rows, choices.settings
+    features, targets = frozen_features(bank, rows.train, image=image), goal.targets(rows.train)
+    judged = rows.validate[known(goal.targets(rows.validate)).numpy()]
+    held_out = features_of(frozen_features(bank, judged, image=image), goal.targets(judged)) if len(judged) else None
+    with torch.random.fork_rng():
+        torch.manual_seed(step_seed(choices.seed, -5))
+        model = FeatureClassifier(features, _widths(bank, image=image), len(goal.names), dropout=choices.dropout)
+        if goal.exclusive:
+            start_at_frequencies(model.head, targets, binary=choices.loss == "binary")
+        tuning = tuning_of(model, settings, goal.loss, seed=choices.seed, items=len(targets), right=goal.right)
+        fit(work_on(tuning, features_of(features, targets), held_out, settings), device)
+    return tuning
+
+
+def _widths(bank: Bank, *, image: bool) -> list[int]:
+    """Widths of the sides behind each other in ``frozen_features``."""
+    text = bank.text_tokens(np.array([0]), torch.float32).pooled.shape[1]
+    return [2 * bank.image_tokens(np.array([0]), torch.float32).values.shape[2], text] if image else [text]
 
 
 def known(targets: Tensor) -> Tensor:

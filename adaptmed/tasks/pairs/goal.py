@@ -11,13 +11,15 @@ from torch import Tensor
 
 from adaptmed.bank import Bank
 from adaptmed.cohort.division import SPLITS, Division, Share, divide
-from adaptmed.cohort.rows import Reject, labelled_rows, labels_of, names_of, pair_rows
+from adaptmed.cohort.rows import Reject, labelled_rows, labels_of, names_of, pair_rows, patients_of
 from adaptmed.coordination.scores import class_score, label_score
 from adaptmed.errors import InputError, sentence
 from adaptmed.heads.outputs import Outputs, learnable
 from adaptmed.objectives.supervised import answer_bce, balanced_weights, masked_bce, masked_cross_entropy
-from adaptmed.tasks.pairs.answers import AnswerVocabulary, answering_rows, answers_of
+from adaptmed.tasks.pairs.answers import AnswerVocabulary, answering_rows, answers_of, closed_of
 from adaptmed.tasks.pairs.judging import judge_answers, judge_labels
+from adaptmed.tasks.pairs.kinds import Kinds, Questions
+from adaptmed.tasks.pairs.reading import frozen_features
 from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
 
 Rows = Int[np.ndarray, " n"]
@@ -36,6 +38,9 @@ class Goal:
         score: Of logits and targets: how well they answer, for GM-Coord.
         judge: Of logits and the rows they are of, to what the result says.
         rejects: Rows that are left out.
+        exclusive: Whether one logit of all is right: answers and classes, not labels.
+        kinds: Excludes answers that a question of its kind cannot have; ``None`` excludes none.
+        right: Of logits and targets: how many are answered rightly, where the epoch is chosen by that.
         facts: What the head's file says beside names.
     """
 
@@ -46,7 +51,14 @@ class Goal:
     score: Loss
     judge: Callable[[Float[Tensor, "n output"], Rows], dict[str, Any]]
     rejects: list[Reject]
+    exclusive: bool
+    kinds: Kinds | None = None
+    right: Callable[[Tensor, Tensor], int] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def possible(self, bank: Bank, logits: Float[Tensor, "n output"], rows: Rows) -> Float[Tensor, "n output"]:
+        """Logits of rows of a bank, without the answers that their questions cannot have."""
+        return logits if self.kinds is None else self.kinds(logits, frozen_features(bank, rows, image=False))
 
 
 def goal_of(bank: Bank, choices: PairChoices, *, before: frozenset[str] | None) -> Goal:
@@ -76,12 +88,27 @@ def _answers(bank: Bank, choices: PairChoices, before: frozenset[str] | None) ->
         rows=rows,
         names=vocabulary.answers,
         targets=lambda some: vocabulary.numbers(answers_of(bank, some)),
-        loss=answer_bce if choices.loss == "binary" else masked_cross_entropy,
+        loss=answer_bce
+        if choices.loss == "binary"
+        else partial(masked_cross_entropy, smoothing=choices.label_smoothing),
         score=class_score,
         judge=partial(judge_answers, bank, vocabulary),
         rejects=rejects,
+        exclusive=True,
+        kinds=_kinds(bank, rows.train, vocabulary) if choices.kinds else None,
+        right=_count_right if choices.keeps_accuracy else None,
         facts={"majority": vocabulary.majority},
     )
+
+
+def _kinds(bank: Bank, rows: Rows, vocabulary: AnswerVocabulary) -> Kinds | None:
+    questions = Questions(
+        features=frozen_features(bank, rows, image=False).numpy(),
+        closed=closed_of(bank, rows),
+        answers=vocabulary.numbers(answers_of(bank, rows)).numpy(),
+        patients=patients_of(bank, rows),
+    )
+    return Kinds.of(questions, len(vocabulary))
 
 
 def _labels(bank: Bank, choices: PairChoices, before: frozenset[str] | None) -> Goal:
@@ -103,6 +130,8 @@ def _labels(bank: Bank, choices: PairChoices, before: frozenset[str] | None) -> 
         score=class_score if outputs.multiclass else label_score,
         judge=partial(judge_labels, bank, outputs),
         rejects=rejects,
+        exclusive=outputs.multiclass,
+        right=_count_right if choices.keeps_accuracy and outputs.multiclass else None,
         facts={
             "multiclass": outputs.multiclass,
             "left_out": {names[index]: reason for index, reason in outputs.reasons.items()},
@@ -112,6 +141,10 @@ def _labels(bank: Bank, choices: PairChoices, before: frozenset[str] | None) -> 
 
 def _share(choices: PairChoices) -> Share:
     return Share(fraction=choices.fraction, seed=choices.seed, allow_overlap=choices.allow_overlap)
+
+
+def _count_right(logits: Float[Tensor, "batch output"], targets: Int[Tensor, " batch"]) -> int:
+    return int((logits.argmax(dim=1) == targets).sum())
 
 
 def _label_loss(outputs: Outputs, labels: Shaped[np.ndarray, "n *label"], choices: PairChoices) -> Loss:

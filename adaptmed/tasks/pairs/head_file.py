@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from adaptmed.heads.outputs import Outputs
 from adaptmed.tasks.head_file import load_head, save_head
 from adaptmed.tasks.pairs.answers import AnswerVocabulary
+from adaptmed.tasks.pairs.kinds import Kinds
 from adaptmed.tasks.pairs.model import Beside, PairClassifier, pair_head
 from adaptmed.tasks.pairs.settings import PairTask
 
 NAME = "pair_head"
-_BESIDE = "beside."
+_BESIDE, _KINDS = "beside.", "kinds."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +55,26 @@ class PairHeadFacts:
         return Outputs(len(names), self.multiclass, unknown)
 
 
-def save_pair_head(folder: Path, model: PairClassifier, facts: PairHeadFacts) -> None:
-    """Write the head of a model and the shortcut around its fusion; the facts last."""
-    parts = {"": model.head, _BESIDE: model.beside}
+class PairHead(NamedTuple):
+    """A head of pairs, in evaluation mode, with what stands beside it."""
+
+    head: nn.Module
+    beside: Beside | None
+    facts: PairHeadFacts
+    kinds: Kinds | None
+
+
+def save_pair_head(folder: Path, model: PairClassifier, facts: PairHeadFacts, kinds: Kinds | None) -> None:
+    """Write the head of a model, the shortcut around its fusion and the kinds of questions; the facts last."""
+    parts = {"": model.head, _BESIDE: model.beside, _KINDS: kinds}
     tensors = {
         f"{of}{name}": t for of, part in parts.items() if part is not None for name, t in part.state_dict().items()
     }
     save_head(folder, NAME, tensors, asdict(facts))
 
 
-def load_pair_head(folder: Path) -> tuple[nn.Module, Beside | None, PairHeadFacts]:
-    """Read the head of a run on pairs and the shortcut around its fusion, in evaluation mode.
+def load_pair_head(folder: Path) -> PairHead:
+    """Read the head of a run on pairs with what stands beside it.
 
     Raises:
         InputError: There is none, or it is damaged.
@@ -72,13 +82,21 @@ def load_pair_head(folder: Path) -> tuple[nn.Module, Beside | None, PairHeadFact
     return load_head(folder, NAME, _built, task="answering")
 
 
-def _built(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[nn.Module, Beside | None, PairHeadFacts]:
-    beside = tuple(values["beside"]) if values.get("beside") else None
-    facts = PairHeadFacts(**{**values, "names": tuple(values["names"]), "beside": beside})
+def _built(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PairHead:
+    widths = tuple(values["beside"]) if values.get("beside") else None
+    facts = PairHeadFacts(**{**values, "names": tuple(values["names"]), "beside": widths})
     head = pair_head(facts.width, len(facts.names))
-    head.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(_BESIDE)})
-    if facts.beside is None:
-        return head.eval(), None, facts
-    shown = Beside(*facts.beside, facts.width // 2)
-    shown.load_state_dict({name.removeprefix(_BESIDE): t for name, t in tensors.items() if name.startswith(_BESIDE)})
-    return head.eval(), shown.eval(), facts
+    plain = {name: tensor for name, tensor in tensors.items() if not name.startswith((_BESIDE, _KINDS))}
+    head.load_state_dict(plain)
+    beside = kinds = None
+    if facts.beside is not None:
+        beside = Beside(*facts.beside, facts.width // 2)
+        beside.load_state_dict(_part(tensors, _BESIDE))
+    if any(name.startswith(_KINDS) for name in tensors):
+        kinds = Kinds(tensors[f"{_KINDS}weight"].shape[1], len(facts.names))
+        kinds.load_state_dict(_part(tensors, _KINDS))
+    return PairHead(head.eval(), None if beside is None else beside.eval(), facts, kinds)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,7 +1,9 @@
 """From an image and a text to logits: encoders that are tuned, fusion, head."""
 
+from collections.abc import Callable, Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from adaptmed.adaptor.features import pooled_path
@@ -11,8 +13,13 @@ from adaptmed.layers.standardise import Standardise
 from adaptmed.training.encoders import OnlineEncoders
 from adaptmed.training.optimiser import Group, at_rate, parameter_groups
 from adaptmed.training.settings import FinetuneSettings
-from adaptmed.training.tuning import Coordinates, Loss, Objective, Tuning
+from adaptmed.training.tuning import Loss, Objective, Tuning
 from adaptmed.types import Batch, Tokens
+
+_SIDE = 256
+"""Width of each side of a head on frozen features."""
+_UNSEEN = 0.1
+"""Added to every count, so that an answer of the vocabulary that no training item has keeps a finite logit."""
 
 
 def pair_head(width: int, outputs: int, *, hidden: int | None = None) -> nn.Sequential:
@@ -30,6 +37,25 @@ def pair_head(width: int, outputs: int, *, hidden: int | None = None) -> nn.Sequ
     """
     hidden = hidden or width
     return nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+def start_at_frequencies(head: nn.Sequential, targets: Int[Tensor, " n"], *, binary: bool) -> None:
+    """Start the last layer of a head at how often each class or answer comes, so that training does not begin wrong.
+
+    The weights are divided by ten: the first logits are the frequencies and little beside them.
+
+    Args:
+        head: Of ``pair_head``.
+        targets: Class numbers of the training items; -1 where there is none.
+        binary: Whether each logit is a question of its own (sigmoid); otherwise one of all is right (softmax).
+    """
+    last = head[-1]
+    assert isinstance(last, nn.Linear)  # as pair_head builds it
+    counts = targets[targets >= 0].bincount(minlength=last.out_features).float() + _UNSEEN
+    share = counts / (counts.sum() + _UNSEEN)
+    with torch.no_grad():
+        last.weight.mul_(0.1)
+        last.bias.copy_(torch.logit(share) if binary else share.log())
 
 
 class Beside(nn.Module):
@@ -80,12 +106,20 @@ class PairClassifier(nn.Module):
         head: From the joint vector to logits.
         online: Encoders with LoRA, which then read pixels and word ids; ``None`` where Tokens come from the bank.
         beside: Shows the head the encoders' own view beside the fusion's; ``None`` shows the fusion's alone.
+        dropout: Share of the values before the last layer of the head that is dropped in training.
     """
 
     def __init__(
-        self, fusion: Fusion, head: nn.Module, *, online: OnlineEncoders | None = None, beside: Beside | None = None
+        self,
+        fusion: Fusion,
+        head: nn.Module,
+        *,
+        online: OnlineEncoders | None = None,
+        beside: Beside | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.drop = nn.Dropout(dropout)
         self.fusion, self.head, self.online, self.beside = fusion, head, online, beside
 
     def forward(self, inputs: Batch) -> Float[Tensor, "batch output"]:
@@ -103,7 +137,7 @@ class PairClassifier(nn.Module):
 
     def logits(self, read: Float[Tensor, "batch joint_width"]) -> Float[Tensor, "batch output"]:
         """Return logits of joint vectors in fp32."""
-        return self.head(read).float()
+        return _logits(self.head, self.drop, read)
 
     def groups(self, settings: FinetuneSettings) -> list[Group]:
         """Parameter groups of its parts, each at the rate that the settings give it."""
@@ -125,31 +159,47 @@ class PairClassifier(nn.Module):
 
 
 class FeatureClassifier(nn.Module):
-    """The same head on features that were computed once, for baselines.
+    """The head on features that were computed once, for baselines: a first layer for each side, then as ``pair_head``.
+
+    One layer over both sides would give the image, whose features are twice as many, twice the say.
 
     Args:
         features: Of the rows it is trained on; their mean and deviation are kept.
+        widths: Of the sides behind each other in them.
         outputs: Classes, labels or answers.
-        hidden: Width between the two layers of the head.
+        dropout: Share of the values before the last layer of the head that is dropped in training.
     """
 
-    def __init__(self, features: Float[Tensor, "n width"], outputs: int, *, hidden: int) -> None:
+    def __init__(
+        self, features: Float[Tensor, "n width"], widths: Sequence[int], outputs: int, *, dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.widths = list(widths)
         self.standardise = Standardise(features.shape[1])
         self.standardise.fit(features.mean(dim=0), features.std(dim=0, correction=0))
-        self.head = pair_head(features.shape[1], outputs, hidden=hidden)
+        self.sides = nn.ModuleList(nn.Linear(width, _SIDE) for width in widths)
+        inner = _SIDE * len(self.widths)
+        self.head = nn.Sequential(nn.LayerNorm(inner), nn.GELU(), nn.Linear(inner, outputs))
+        self.drop = nn.Dropout(dropout)
 
     def read(self, inputs: Tensor) -> Float[Tensor, "batch width"]:
-        """Standardise the features."""
-        return self.standardise(inputs)
+        """Standardise the features, and project each side."""
+        parts = self.standardise(inputs).split(self.widths, dim=1)
+        return torch.cat([side(part) for side, part in zip(self.sides, parts, strict=True)], dim=1)
 
     def logits(self, read: Float[Tensor, "batch width"]) -> Float[Tensor, "batch output"]:
-        """Return logits of standardised features in fp32."""
-        return self.head(read).float()
+        """Return logits of projected features in fp32."""
+        return _logits(self.head, self.drop, read)
 
     def groups(self, settings: FinetuneSettings) -> list[Group]:
         """Parameter groups of the head."""
-        return at_rate(parameter_groups(self.head, settings.weight_decay), settings.learning_rate)
+        return at_rate(parameter_groups(self, settings.weight_decay), settings.learning_rate)
+
+
+def _logits(head: nn.Module, drop: nn.Dropout, read: Tensor) -> Float[Tensor, "batch output"]:
+    """Logits of a head that drops values before its last layer; at its entrance it would drop what is rare."""
+    *first, last = head.children()
+    return last(drop(nn.Sequential(*first)(read))).float()
 
 
 def joint_width(fusion: Fusion) -> int:
@@ -170,7 +220,7 @@ def tuning_of(
     *,
     seed: int,
     items: int,
-    coordinator: Coordinates | None = None,
+    right: Callable[[Tensor, Tensor], int] | None = None,
 ) -> Tuning:
     """Prepare the training of a model of pairs, or of a head on features.
 
@@ -180,7 +230,7 @@ def tuning_of(
         loss: Of logits and targets.
         seed: Of dropout, noise and the order of the pairs.
         items: How many pairs it is trained on.
-        coordinator: Changes gradients before each step; ``None`` leaves them alone.
+        right: Counts right answers, to keep the epoch with the most; ``None`` keeps that with the lowest loss.
     """
     objective = Objective(
         loss=loss,
@@ -188,5 +238,6 @@ def tuning_of(
         steps=settings.steps_of(items),
         warmup_share=settings.warmup_share,
         seed=seed,
+        right=right,
     )
-    return Tuning(model, objective, accumulate=settings.accumulate, coordinator=coordinator)
+    return Tuning(model, objective, accumulate=settings.accumulate)

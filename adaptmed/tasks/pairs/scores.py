@@ -18,8 +18,8 @@ from adaptmed.tasks.pairs.baselines import frozen_heads, shuffled_image
 from adaptmed.tasks.pairs.goal import Goal
 from adaptmed.tasks.pairs.head_file import PairHeadFacts, load_pair_head
 from adaptmed.tasks.pairs.judging import answered, beside_answers, judge_answers, judge_labels, right_answers
-from adaptmed.tasks.pairs.model import PairClassifier, joint_width, tuning_of
-from adaptmed.tasks.pairs.reading import PairReading
+from adaptmed.tasks.pairs.model import PairClassifier, tuning_of
+from adaptmed.tasks.pairs.reading import PairReading, frozen_features
 from adaptmed.tasks.pairs.settings import ANSWERING, PairChoices
 from adaptmed.tasks.task import How
 from adaptmed.training.settings import FinetuneSettings
@@ -45,11 +45,13 @@ def scores_of(
         device: Lightning's accelerator.
     """
     bank, rows, settings = reading.bank, goal.rows.test, choices.settings
-    logits = predict_images(tuning, reading.pairs(rows), settings, device)
+    logits = goal.possible(bank, predict_images(tuning, reading.pairs(rows), settings, device), rows)
     found: dict[str, Any] = {"tuned": goal.judge(logits, rows)}
     swapped = shuffled_image(tuning, reading, rows, settings, seed=choices.seed, device=device)
+    swapped = None if swapped is None else goal.possible(bank, swapped, rows)
     found["shuffled_image"] = {"reason": ONE_PATIENT} if swapped is None else goal.judge(swapped, rows)
-    heads = frozen_heads(bank, goal, choices, hidden=joint_width(tuning.model.fusion), device=device)
+    heads = frozen_heads(bank, goal, choices, device=device)
+    heads = {name: goal.possible(bank, other, rows) for name, other in heads.items()}
     found |= {name: goal.judge(other, rows) for name, other in heads.items()}
     if choices.task == ANSWERING:
         vocabulary = AnswerVocabulary(goal.names, goal.facts["majority"])
@@ -71,14 +73,19 @@ def judge_again(run: Path, adaptor: Adaptor, bank: Bank, rows: Rows, how: How) -
         rows: Row numbers.
         how: Device and precision.
     """
-    head, beside, facts = load_pair_head(run)
+    head, beside, facts, kinds = load_pair_head(run)
     judged = _judge_of(bank, facts)
     settings = FinetuneSettings(precision=how.precision)
     model = PairClassifier(adaptor.fusion, head, beside=beside)
     tuning = tuning_of(model, settings, answer_bce, seed=0, items=1)
     reading = PairReading(bank)
-    found = {"tuned": judged(predict_images(tuning, reading.pairs(rows), settings, how.device), rows)}
+
+    def possible(logits: torch.Tensor) -> torch.Tensor:
+        return logits if kinds is None else kinds(logits, frozen_features(bank, rows, image=False))
+
+    found = {"tuned": judged(possible(predict_images(tuning, reading.pairs(rows), settings, how.device)), rows)}
     swapped = shuffled_image(tuning, reading, rows, settings, seed=0, device=how.device)
+    swapped = None if swapped is None else possible(swapped)
     found["shuffled_image"] = {"reason": ONE_PATIENT} if swapped is None else judged(swapped, rows)
     if facts.task == ANSWERING:
         found |= beside_answers(bank, facts.vocabulary, rows)

@@ -13,6 +13,8 @@ ANSWERING: PairTask = "answering"
 CLASSIFICATION: PairTask = "image-text-classification"
 EPOCHS = 20
 """Passes over the fraction when no other number is asked for."""
+DROPOUT = 0.6
+"""Before the last layer of the head: 1,600 questions are few."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,13 @@ class PairChoices:
         train_fusion: Whether the fusion learns too.
         frozen_beside: Show the head beside the joint vector what the encoders say of the whole image and text; the
             papers show the joint vector alone.
-        loss: Of answers: ``binary`` is that of every answer on its own, as in the papers.
+        loss: Of answers: ``cross-entropy`` over all of them, or ``binary``, that of every answer on its own, as in the
+            papers.
+        label_smoothing: Of the cross-entropy: share of each target that is spread over all answers or classes.
+        dropout: Share of the values before the last layer of the head that is dropped in training.
+        keep: The validated epoch that is kept: that with the highest ``accuracy``, of equal ones that with the lowest
+            loss, or that with the lowest ``loss``. ``None`` is the accuracy of answers, the loss of labels and classes.
+        kinds: Learn from the fraction which answers a question of its kind (open, closed) can have, and give no other.
         class_weights: ``balanced`` weighs classes by the inverse of how often they come in the fraction.
         answers_from: Whose answers can be given: those of ``train`` (the fraction alone), or of ``all`` splits, as in
             the papers, which tells the model what is answered in the test split.
@@ -63,7 +71,11 @@ class PairChoices:
     text_lora: LoRA | None = None
     train_fusion: bool = True
     frozen_beside: bool = True
-    loss: Literal["binary", "cross-entropy"] = "binary"
+    loss: Literal["cross-entropy", "binary"] = "cross-entropy"
+    label_smoothing: float = 0.0
+    dropout: float = DROPOUT
+    keep: Literal["accuracy", "loss"] | None = None
+    kinds: bool = True
     class_weights: Literal["none", "balanced"] = "none"
     answers_from: Literal["train", "all"] = "train"
     coordination: Coordination | None = None
@@ -72,16 +84,25 @@ class PairChoices:
     allow_overlap: bool = False
 
     def __post_init__(self) -> None:
-        foreign = {"loss": "binary", "answers_from": "train"}
+        foreign = {"loss": "cross-entropy", "answers_from": "train", "kinds": True, "keep": None}
         if self.task == ANSWERING:
             foreign = {"class_weights": "none"}
         for name, usual in foreign.items():
             if getattr(self, name) != usual:
                 expected, fix = f"an option that the task {self.task} has", "Leave it out."
                 raise InputError(sentence(name, expected=expected, got=getattr(self, name), fix=fix))
+        for name in ("label_smoothing", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                got = getattr(self, name)
+                raise InputError(sentence(name, expected="a share in [0, 1)", got=got, fix="Try 0.1."))
         if self.coordination is not None and not self.train_fusion:
             fix = "Train the fusion, or leave --coordinate-gradients out."
             raise InputError(sentence("train_fusion", expected="a fusion that is trained", got="a frozen one", fix=fix))
+
+    @property
+    def keeps_accuracy(self) -> bool:
+        """Whether the epoch is chosen by accuracy."""
+        return self.task == ANSWERING if self.keep is None else self.keep == "accuracy"
 
     @property
     def tunes_encoders(self) -> bool:

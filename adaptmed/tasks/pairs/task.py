@@ -28,6 +28,7 @@ from adaptmed.tasks.pairs.model import (
     PairClassifier,
     joint_width,
     pair_head,
+    start_at_frequencies,
     token_widths,
     tuning_of,
 )
@@ -188,8 +189,10 @@ class PairJob:
         with torch.random.fork_rng():
             torch.manual_seed(step_seed(choices.seed, -1))
             head = pair_head(joint_width(adaptor.fusion), len(goal.names))
+        if goal.exclusive:
+            start_at_frequencies(head, goal.targets(goal.rows.train), binary=choices.loss == "binary")
         beside = self._beside() if choices.frozen_beside else None
-        return PairClassifier(adaptor.fusion, head, online=online, beside=beside)
+        return PairClassifier(adaptor.fusion, head, online=online, beside=beside, dropout=choices.dropout)
 
     def work(self, log_folder: Path | None) -> Work:
         """Plan the training; the first process writes the coordination of gradients into the folder."""
@@ -222,13 +225,13 @@ class PairJob:
 
     def save_head(self, out: Path) -> None:
         """Write the head with the names of its logits."""
-        save_pair_head(out, self.model, self.head_facts)
+        save_pair_head(out, self.model, self.head_facts, self.goal.kinds)
 
     def _tuning(self, coordinator: Coordinator | None) -> Tuning:
-        choices, items = self.choices, len(self.rows.train)
-        return tuning_of(
-            self.model, choices.settings, self.goal.loss, seed=choices.seed, items=items, coordinator=coordinator
-        )
+        goal, choices, items = self.goal, self.choices, len(self.rows.train)
+        tuning = tuning_of(self.model, choices.settings, goal.loss, seed=choices.seed, items=items, right=goal.right)
+        tuning.coordinator = coordinator
+        return tuning
 
     def _beside(self) -> Beside:
         fusion = self.adaptor.fusion

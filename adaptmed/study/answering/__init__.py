@@ -1,0 +1,1 @@
+"""Studies of answers to questions: arms × fractions of the pictures × seeds."""
