@@ -60,9 +60,9 @@ def study(
             also lora (the frozen probe on it) and adaptor+lora; on request adaptor-head (the paper's two-layer head)
             and full (a copy of the whole image encoder is tuned in every cell, from the images: slow). All but the
             last two by default. For segmentation: empty (predicts nothing), unet (from scratch), frozen, adaptor,
-            adaptor-trained; with a tuned bank adaptor+lora; on request adaptor-untrained. For answering: majority, lookup
-            (the very same question), question, frozen; with runs "no pre-training", the method of each (adaptor, m3ae,
-            umd), and with the fusion co the same with +gm-coord.
+            adaptor-trained; with a tuned bank adaptor+lora; on request adaptor-untrained. For answering: majority,
+            lookup (the very same question), question, frozen; with runs "no pre-training", the method of each
+            (adaptor, m3ae, umd), and with the fusion co the same with +gm-coord.
         prompts: JSON file with zero-shot prompts per label, instead of generic ones.
         replicates: Bootstrap replicates behind every interval; 1000 by default.
         examples: Show pictures and report texts in the report; --no-examples makes a report that may be shared.

@@ -24,7 +24,7 @@ _IMAGE_SHARES = (0.7, 0.1, 0.2)
 _MISSPELT = {"ATRIB": "ATTRIB", "PRSE": "PRES"}
 
 
-def read(folder: Path, *, split: SplitOf = "official", paraphrases: Paraphrases | bool = "none") -> Listing:
+def read(folder: Path, *, split: str = "official", paraphrases: str | bool = "none") -> Listing:
     """List the questions, each with its picture and its answer.
 
     Answers and ids that are numbers become text, kinds of answers lose their blanks, ``NULL`` is nothing. A picture is
@@ -70,13 +70,13 @@ def _is_test(entry: Mapping[str, Any]) -> bool:
     return _text(entry["phrase_type"]).startswith("test")
 
 
-def _sides(entries: Sequence[Mapping[str, Any]], split: SplitOf) -> list[str]:
+def _sides(entries: Sequence[Mapping[str, Any]], split: str) -> list[str]:
     """The split of every entry; validate takes whole pictures."""
     pictures = [_text(entry["image_name"]) for entry in entries]
     if split == "image":
         return list(assign_splits(pictures, shares=_IMAGE_SHARES))
     trained = sorted({name for name, entry in zip(pictures, entries, strict=True) if not _is_test(entry)})
-    side = dict(zip(trained, assign_splits(trained, shares=(1 - _VALIDATE_SHARE, _VALIDATE_SHARE, 0)), strict=True))
+    side = dict(zip(trained, assign_splits(trained, shares=(1 - _VALIDATE_SHARE, _VALIDATE_SHARE, 0.0)), strict=True))
     return ["test" if _is_test(entry) else side[name] for name, entry in zip(pictures, entries, strict=True)]
 
 
@@ -118,7 +118,7 @@ def _text(value: object) -> str:
     return "" if text == "NULL" else text
 
 
-def _notes(rows: Sequence[Mapping[str, str]], framed: Sequence[Mapping[str, str]], split: SplitOf) -> list[str]:
+def _notes(rows: Sequence[Mapping[str, str]], framed: Sequence[Mapping[str, str]], split: str) -> list[str]:
     tested = {row["image"] for row in rows if row["split"] == "test"}
     both = tested & {row["image"] for row in rows if row["split"] != "test"}
     said = [

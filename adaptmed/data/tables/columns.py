@@ -52,7 +52,7 @@ class Columns:
         self._reject((self.cells[present] == "").all(axis=1), f"expected {' or '.join(present)}, but got blank")
         if "split" in self.cells:
             self._reject(self.cells["split"] == "", "expected train, validate or test in split, but got blank")
-        self.rejects.sort(key=lambda reject: int(reject["row"]))
+        self.rejects.sort(key=lambda reject: (not reject["row"].isdigit(), reject["row"].zfill(12)))
         if self.cells.empty:
             got = f"{len(self.rejects)} that cannot be used; row {self.rejects[0]['row']}: {self.rejects[0]['reason']}"
             raise InputError(
