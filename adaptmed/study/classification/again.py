@@ -24,7 +24,7 @@ SETTINGS: Mapping[str, FinetuneSettings] = {"lora-tuned": LORA_TUNED, "full": FU
 def again_arms(subject: Subject, settings: StudySettings) -> dict[str, Callable[[], Arm]]:
     """The arms by name; each loads the image encoder when it is first needed, and leaves it as it is."""
     rows, bank, encoders = subject.rows, subject.bank, subject.encoders
-    lora, full = (replace(each, precision=settings.precision) for each in (LORA_TUNED, FULL))
+    lora, full = (replace(SETTINGS[name], precision=settings.precision) for name in ("lora-tuned", "full"))
     return {
         "lora-tuned": lambda: lora_arm(rows, bank, encoders.load_image(), settings=lora),
         "full": lambda: full_arm(rows, bank, encoders.load_image(), settings=full),
