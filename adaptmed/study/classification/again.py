@@ -48,7 +48,7 @@ def check_images(subject: Subject, waiting: Sequence[Place]) -> None:
     try:
         encoder = subject.encoders.load_image()
     except AdaptmedError as error:
-        expected, got = f"the image encoder {name}, which {' and '.join(arms)} tune", f"none ({error})"
+        expected, got = f"the image encoder {name} for {' and '.join(arms)}", f"none ({error})"
         fix = "Install it under this name, or leave these arms out, for example --arms frozen."
         raise InputError(sentence("arms", expected=expected, got=got, fix=fix)) from error
     if "lora-tuned" in arms:

@@ -5,6 +5,7 @@ from typing import Any
 
 from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.study.cautions import patient_cautions, shared_facts
+from adaptmed.study.classification.lora_tuned import LORA_TUNED, RANK
 from adaptmed.study.classification.settings import StudySettings
 from adaptmed.study.classification.subject import Subject
 from adaptmed.study.classification.tuned import facts_of
@@ -45,7 +46,19 @@ def facts_of_study(subjects: Sequence[Subject], settings: StudySettings) -> dict
             "rejected rows": bank.info.rejected,
             **({} if subject.tuned is None else facts_of(subject.tuned)),
         }
+    if "lora-tuned" in (settings.arms or ()):
+        facts["lora-tuned"] = _lora()
     return facts | shared_facts(settings.replicates)
+
+
+def _lora() -> dict[str, str]:
+    tuning = LORA_TUNED
+    return {
+        "rank": f"{RANK}, in the attention layers, or in the others of an encoder without attention",
+        "steps": f"{tuning.epochs} epochs, at least {tuning.least_steps} steps, at most {tuning.most_steps:,}",
+        "images per step": f"{tuning.batch_size} or more, changed at random",
+        "peak learning rates": f"LoRA {tuning.encoder_learning_rate:g}, head {tuning.learning_rate:g}",
+    }
 
 
 def _fusion(subject: Subject) -> dict[str, str]:

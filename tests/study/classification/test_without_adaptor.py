@@ -20,7 +20,7 @@ from tests.tiny_bank import write_tiny_bank
 SETTINGS = StudySettings(fractions=(0.5, 1.0), seeds=1, replicates=20, precision="fp32")
 FEW = replace(SETTINGS, fractions=(1.0,))
 SHORT = {name: replace(each, epochs=1) for name, each in again.SETTINGS.items()}
-SHORT["lora-tuned"] = replace(SHORT["lora-tuned"], least_steps=1, most_steps=2)
+SHORT["lora-tuned"] = replace(SHORT["lora-tuned"], least_steps=2, most_steps=2)
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +70,7 @@ def test_the_report_speaks_of_the_arms_that_there_are(made):
     assert "lora-tuned − frozen<" in page
     assert "no retrieval, no zero-shot and no text-informed probe, because the study has no adaptor." in page
     assert "The frozen probe is the honest yardstick" in page
+    assert "5 epochs, at least 120 steps, at most 1,000" in page
     for absent in ("adaptor-untrained", "which patients the adaptor", "of the fusion", "Test embeddings", "Retrieval"):
         assert absent not in page
 
@@ -77,11 +78,11 @@ def test_the_report_speaks_of_the_arms_that_there_are(made):
 def test_what_the_cells_cost_is_said_before_they_start(made):
     _, _, said = made
     assert said == [
-        "lora-tuned at 50\u00a0% of the labels, 1 cell: 1 steps on 18 images in each; 18 images go through the encoder "
+        "lora-tuned at 50\u00a0% of the labels, 1 cell: 2 steps on 18 images in each; 36 images go through the encoder "
         "forward and back, 12 test images forward.",
         "lora-tuned at 100\u00a0% of the labels, 1 cell: 2 steps on 36 images in each; 36 images go through the "
         "encoder forward and back, 12 test images forward.",
-        "78 images through the image encoder in all, hf:" + said[-1].partition("hf:")[2],
+        "96 images through the image encoder in all, hf:" + said[-1].partition("hf:")[2],
     ]
 
 
@@ -102,7 +103,7 @@ def test_a_lost_cell_comes_back_as_it_was_and_alone_is_paid_for(made, bank):
     again_ = study([bank], [], out, settings=SETTINGS, announce=said.extend)
     assert [row["value"] for row in again_["records"]] == [row["value"] for row in results["records"]]
     assert [line.partition(" of")[0] for line in said[:-1]] == ["lora-tuned at 50\u00a0%"]
-    assert said[-1].startswith("30 images")
+    assert said[-1].startswith("48 images")
 
 
 def test_cells_of_another_length_are_not_taken(made, bank, monkeypatch):
@@ -157,7 +158,7 @@ def test_arms_that_need_an_adaptor_are_refused_without_one(bank, tmp_path, arm):
 
 def test_an_encoder_that_cannot_be_loaded_is_refused_where_it_is_needed(tmp_path):
     foreign = write_tiny_bank(tmp_path / "bank", pairs=90, holds_texts=False)
-    said = r"expected the image encoder fake:image, which lora-tuned tune, but got none .*--arms frozen\."
+    said = r"expected the image encoder fake:image for lora-tuned, but got none .*--arms frozen\."
     with pytest.raises(InputError, match=said):
         study([foreign], [], tmp_path / "out", settings=FEW)
     assert not (tmp_path / "out").exists()
