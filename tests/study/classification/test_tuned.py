@@ -120,6 +120,16 @@ def test_the_plain_arms_are_those_of_a_study_without_lora(made, tmp_path):
     assert "tuned" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
+def test_they_need_no_adaptor_of_the_plain_bank(made, tmp_path):
+    folder, plain, tuned, results = made
+    asked = replace(SETTINGS, arms=("frozen", *TUNED_ARMS))
+    alone = study([plain], [], tmp_path / "out", settings=asked, tuned=[(tuned, folder / "run-l")])
+    for arm in asked.arms:
+        ours, theirs = ([row["value"] for row in values(found, arm)] for found in (results, alone))
+        assert ours == theirs
+    assert {row["arm"] for row in alone["retrieval"]} == {"adaptor+lora"}
+
+
 def test_cells_of_another_tuned_run_are_not_taken(made, tmp_path):
     folder, plain, tuned, _ = made
     shutil.copytree(folder / "run-l", tmp_path / "run")
