@@ -1,4 +1,4 @@
-"""``adaptmed study``: what a pre-trained adaptor is worth at 1 %, 10 % and 100 % of the labels."""
+"""``adaptmed study``: what an adaptor, or LoRA tuned on labels, is worth at 1 %, 10 % and 100 % of the labels."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from adaptmed.cli.options import AnswerStudyOptions, MaskStudyOptions, TunedOptions, refuse_foreign_to_study
-from adaptmed.cli.show import print_table
+from adaptmed.cli.show import print_cautions, print_table
 
 _TUNED, _MASKS, _ANSWERS = TunedOptions(), MaskStudyOptions(), AnswerStudyOptions()
 
@@ -30,12 +30,17 @@ def study(
     examples: bool = True,
     allow_overlap: bool | None = None,
 ) -> None:
-    """Compare a pre-trained adaptor with frozen baselines at several label fractions.
+    """Compare a pre-trained adaptor, or LoRA tuned on the labels, with frozen baselines at several label fractions.
 
     Trains on the `train` split, judges on `test`. Fractions are of patients: nested, stratified and the same for every
     arm; nothing is selected on labels outside a fraction. Writes `results.json` and `report.html`. Run the same command
     again to go on where it stopped. An adaptor of images alone has no zero-shot, no retrieval and no text-informed
     probe; the report says so.
+
+    Without an adaptor the image encoder alone is studied: the frozen probe, and LoRA inside the encoder that is trained
+    on the labels of the fraction, from images that are read again and changed at random. How many steps every cell
+    takes, and how many images go through the encoder, is said before the first one; there are 120 to 1000 steps.
+    Beside an adaptor this arm comes on request alone, because all other arms read the bank and take no encoder's time.
 
     With `--task segmentation` the labels are masks, read again from the table's files: every arm trains the same
     decoder for the same number of steps, and is judged by Dice in the geometry of the images.
@@ -47,8 +52,8 @@ def study(
         banks: Banks that `adaptmed embed` wrote, with labels; several draw the grid of encoder pairs.
         out: Folder to write.
         adaptor: Run folder of `adaptmed pretrain` (or a saved adaptor); repeat it once per bank, in the same order.
-            Segmentation can do without: its arms are then empty, unet and frozen. For answering: any number of runs on
-            one bank.
+            Without one the arms are frozen and lora-tuned; of segmentation empty, unet and frozen. For answering: any
+            number of runs on one bank.
         task: What is studied: classification (the default), segmentation or answering.
         lora: Tuned banks with their runs.
         masks: How the arms of a study of masks are trained.
@@ -57,11 +62,12 @@ def study(
         fractions: Shares of the labelled training patients, above 0 and at most 1; 0.01 0.1 1 by default.
         seeds: How many seeds; each chooses another fraction. 5 by default, for segmentation 3.
         arms: Contenders: frozen, adaptor-untrained, "text-informed probe", adaptor, adaptor-trained; with a tuned bank
-            also lora (the frozen probe on it) and adaptor+lora; on request adaptor-head (the paper's two-layer head)
-            and full (a copy of the whole image encoder is tuned in every cell, from the images: slow). All but the
-            last two by default. For segmentation: empty (predicts nothing), unet (from scratch), frozen, adaptor,
-            adaptor-trained; with a tuned bank adaptor+lora; on request adaptor-untrained. For answering: majority,
-            lookup (the very same question), question, frozen; with runs "no pre-training", the method of each
+            also lora (the frozen probe on it) and adaptor+lora; on request adaptor-head (the paper's two-layer head),
+            lora-tuned (fresh LoRA inside a copy of the image encoder is trained in every cell, from the images) and
+            full (the whole copy is: slow). All but the last three by default; without an adaptor frozen and
+            lora-tuned, on request full. For segmentation: empty (predicts nothing), unet (from scratch), frozen,
+            adaptor, adaptor-trained; with a tuned bank adaptor+lora; on request adaptor-untrained. For answering:
+            majority, lookup (the very same question), question, frozen; with runs "no pre-training", the method of each
             (adaptor, m3ae, umd), and with the fusion co the same with +gm-coord.
         prompts: JSON file with zero-shot prompts per label, instead of generic ones.
         replicates: Bootstrap replicates behind every interval; 1000 by default.
@@ -112,7 +118,8 @@ def _classification(shared: dict[str, Any], prompts: Path | None, out: Path) -> 
 
     given: dict[str, Any] = {"prompts": load_prompts(prompts)} if prompts else {}
     usual = {"precision": usual_precision("auto", out)}
-    return partial(run, settings=build_settings(StudySettings, "config", usual | shared | given))
+    settings = build_settings(StudySettings, "config", usual | shared | given)
+    return partial(run, settings=settings, announce=print_cautions)
 
 
 def _segmentation(shared: dict[str, Any], masks: MaskStudyOptions, out: Path) -> Callable[..., dict[str, Any]]:

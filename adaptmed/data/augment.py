@@ -28,8 +28,7 @@ def augment(pixels: Float[Tensor, "3 height width_px"], *, seed: int) -> Float[T
         >>> torch.equal(augment(picture, seed=1), augment(picture, seed=1))
         True
     """
-    changed = _draw(pixels.shape[1:], seed)(pixels)
-    return torch.as_tensor(changed).contiguous()
+    return _plain(_draw(pixels.shape[1:], seed)(pixels))
 
 
 def augment_with_mask(
@@ -56,10 +55,15 @@ def augment_with_mask(
         (True, [0])
     """
     changes = _draw(mask.shape, seed)
-    changed = torch.as_tensor(changes(pixels)).contiguous()
+    changed = _plain(changes(pixels))
     move = changes.transforms[0]
-    moved = torch.as_tensor(move(mask[None].float(), mode="nearest", randomize=False))[0]
+    moved = _plain(move(mask[None].float(), mode="nearest", randomize=False))[0]
     return changed, moved.round().to(mask.dtype).contiguous()
+
+
+def _plain(changed: Tensor) -> Tensor:
+    """A tensor of torch itself: MONAI's own kind would follow the image through every layer of an encoder."""
+    return changed.as_subclass(torch.Tensor).contiguous()
 
 
 def _draw(sides: tuple[int, ...], seed: int) -> Compose:

@@ -16,7 +16,7 @@ from adaptmed.runs.precision import Precision
 
 Settings = TypeVar("Settings")
 _WORDS: Mapping[object, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-_HEADER = ("command", "run", "bank", "subjects", "tuned", "start_sha256", "labels_read")
+_HEADER = ("command", "run", "bank", "subjects", "tuned", "lora_tuned", "start_sha256", "labels_read")
 _CHECKS = re.compile(r".*_(sha256|token_key)")
 _FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 

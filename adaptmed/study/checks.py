@@ -13,6 +13,21 @@ from adaptmed.errors import InputError, sentence
 from adaptmed.runs.lineage import Lineage
 
 
+def check_counts(banks: Sequence[Bank], runs: Sequence[Path], tuned: Sequence[tuple[Bank, Path]]) -> None:
+    """Check that there are banks, one run or none per bank, and one tuned bank or none.
+
+    Raises:
+        InputError: If there are not.
+    """
+    for name, option, given in (("adaptor", "--adaptor", runs), ("tuned", "--tuned-bank", tuned)):
+        if not banks or (given and len(given) != len(banks)):
+            expected, fix = (
+                f"one per bank ({len(banks)}), in the same order, or none",
+                f"Repeat {option} once per bank.",
+            )
+            raise InputError(sentence(name, expected=expected, got=len(given), fix=fix))
+
+
 def check_tuned(plain: Bank, tuned: Bank) -> None:
     """Check that two banks hold the same rows and that LoRA alone tells their Tokens apart.
 

@@ -126,4 +126,52 @@ class FinetuneSettings:
 
     def steps_of(self, images: int) -> int:
         """Steps of a whole training on this many images."""
-        return self.epochs * -(-self.batches_of(images) // self.accumulate)
+        return self.epochs * self.steps_per_epoch(images)
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Steps of one pass over this many images."""
+        return -(-self.batches_of(images) // self.accumulate)
+
+    def passes_of(self, images: int) -> int:
+        """How many images a whole training on this many images reads, every one as often as it is read.
+
+        Example:
+            >>> FinetuneSettings(epochs=4).passes_of(70)
+            280
+        """
+        batches = self.batches_of(images)
+        epochs, steps = divmod(self.steps_of(images), self.steps_per_epoch(images))
+        begun = steps * self.accumulate  # batches of an epoch that is not ended; the first ones hold one image more
+        return epochs * images + begun * (images // batches) + min(begun, images % batches)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundedSettings(FinetuneSettings):
+    """How something is tuned for a bounded number of steps, however many items there are.
+
+    Attributes:
+        least_steps: Few items make few steps in ``epochs`` passes: they are then read more often.
+        most_steps: Many items make many steps: the training then ends before the last pass does.
+
+    Raises:
+        InputError: If a number is out of range.
+    """
+
+    least_steps: int = 1
+    most_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.least_steps <= self.most_steps:
+            expected, got = "at least 1, and at most most_steps", f"{self.least_steps}, with {self.most_steps}"
+            raise InputError(sentence("least_steps", expected=expected, got=got, fix="Lower it, or raise the other."))
+
+    def steps_of(self, images: int) -> int:
+        """Steps of a whole training on this many images.
+
+        Example:
+            >>> bounded = BoundedSettings(epochs=4, batch_size=10, least_steps=20, most_steps=100)
+            >>> [bounded.steps_of(images) for images in (10, 100, 1000)]
+            [20, 40, 100]
+        """
+        return min(max(super().steps_of(images), self.least_steps), self.most_steps)

@@ -1,4 +1,4 @@
-"""Copies of a fusion or an encoder in which exactly the parameters train that an output depends on."""
+"""Copies of a fusion or an encoder in which exactly the parameters train that an output depends on, or LoRA alone."""
 
 from copy import deepcopy
 
@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adaptmed.adaptor.features import EMBEDDING, image_features
+from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion
-from adaptmed.lora import merge
+from adaptmed.lora import LoRA, attach, merge
 from adaptmed.lora.settings import Tunable
 from adaptmed.types import ImageEncoder, Tokens
 
@@ -43,6 +44,29 @@ def trainable_encoder(encoder: ImageEncoder, pixels: Float[Tensor, "batch 3 heig
         merge(copy)
     copy.module.requires_grad_(requires_grad=True)
     train_used(copy.module, copy(pixels.to(next(copy.module.parameters()).device)).values)
+    return copy
+
+
+def trainable_lora(encoder: ImageEncoder, lora: LoRA, *, seed: int) -> ImageEncoder:
+    """Copy an image encoder and put fresh LoRA inside the copy, where nothing else can be trained.
+
+    LoRA that is inside the encoder is merged into the weights of the copy first.
+
+    Args:
+        encoder: Never changed.
+        lora: What is tuned.
+        seed: Of the fresh weights; the global generator is left alone.
+
+    Raises:
+        InputError: The encoder has no layers that take it.
+    """
+    copy = deepcopy(encoder)
+    if not isinstance(copy, Tunable):
+        fix = "Load it by its name with load_image_encoder."
+        raise InputError(sentence(encoder.name, expected="an encoder that takes LoRA", got="another", fix=fix))
+    merge(copy)
+    copy.lora = None
+    attach(copy, lora, seed=seed)
     return copy
 
 

@@ -32,6 +32,7 @@ class Length:
         patience: Epochs without a lower value before training stops.
         clip: Largest gradient norm.
         accumulate: Batches whose gradients make one step.
+        steps: Most steps, where training ends within an epoch; -1 leaves it to the epochs.
     """
 
     epochs: int
@@ -39,6 +40,7 @@ class Length:
     patience: int
     clip: float
     accumulate: int = 1
+    steps: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,7 @@ def run_trainer(
             accelerator=options.device,
             precision="bf16-mixed" if precision == "bf16" else "32-true",
             max_epochs=length.epochs,
+            max_steps=length.steps,
             gradient_clip_val=length.clip,
             accumulate_grad_batches=length.accumulate,
             callbacks=kept,
@@ -164,6 +167,7 @@ def bare_trainer(device: str, precision: Precision, length: Length, *callbacks: 
             devices=1,
             precision="bf16-mixed" if precision == "bf16" else "32-true",
             max_epochs=length.epochs,
+            max_steps=length.steps,
             gradient_clip_val=length.clip,
             accumulate_grad_batches=length.accumulate,
             callbacks=list(callbacks),

@@ -115,19 +115,21 @@ def work_on(tuning: Tuning, train: LabelledImages, judged: LabelledImages | None
         tuning: What is trained.
         train: Its data, with labels.
         judged: Of the validate split, with labels; ``None`` keeps the last epoch.
-        settings: Batches, epochs, precision.
+        settings: Batches, steps, precision.
     """
     number, accumulate, seed = settings.batches_of(train.count), settings.accumulate, tuning.objective.seed
 
     def shuffled(step: Callable[[], int], part: slice) -> Batches:
         return Batches(train, number, seed=seed, accumulate=accumulate, step=step, part=part)
 
+    steps, per_epoch = settings.steps_of(train.count), settings.steps_per_epoch(train.count)
     length = Length(
-        epochs=settings.epochs,
+        epochs=-(-steps // per_epoch),
         monitor=None if judged is None else tuning.objective.monitor,
         patience=settings.epochs,
         clip=settings.clip,
         accumulate=accumulate,
+        steps=steps if steps % per_epoch else -1,
     )
     looked_at = None if judged is None else partial(_in_order, judged, settings)
     return Work(tuning=tuning, train=shuffled, judged=looked_at, length=length, precision=settings.precision)

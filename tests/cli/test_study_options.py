@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adaptmed.cli import main
-from adaptmed.cli.options import MaskStudyOptions, TunedOptions, refuse_foreign_to_study
+from adaptmed.cli.options import AnswerStudyOptions, MaskStudyOptions, TunedOptions, refuse_foreign_to_study
 from adaptmed.cli.study import study
 from adaptmed.errors import InputError
 
@@ -19,7 +19,7 @@ def test_a_study_of_labels_has_no_options_of_masks(options) -> None:
     (name,) = options
     said = f"`{name}`: expected an option that --task classification has, but got .* belongs to --task segmentation"
     with pytest.raises(InputError, match=said):
-        refuse_foreign_to_study("classification", MaskStudyOptions(**options), None)
+        refuse_foreign_to_study("classification", MaskStudyOptions(**options), AnswerStudyOptions(), None)
 
 
 def test_a_study_of_masks_has_no_prompts(tmp_path) -> None:
@@ -29,7 +29,8 @@ def test_a_study_of_masks_has_no_prompts(tmp_path) -> None:
 
 
 def test_left_out_options_are_no_breach() -> None:
-    refuse_foreign_to_study("classification", MaskStudyOptions(), Path("prompts.json"))
+    refuse_foreign_to_study("classification", MaskStudyOptions(), AnswerStudyOptions(), Path("prompts.json"))
+    refuse_foreign_to_study("answering", MaskStudyOptions(), AnswerStudyOptions(epochs=3), None)
     assert {value for value in asdict(MaskStudyOptions()).values() if value} == set()
 
 

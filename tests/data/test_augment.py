@@ -17,6 +17,12 @@ def drawn(*sides):
     return torch.stack([(mask == 1).float(), (mask == 5).float(), torch.zeros(sides)]), mask
 
 
+def test_what_comes_out_is_a_plain_tensor():
+    pixels, mask = drawn(64, 48)
+    found = (augment(pixels, seed=1), *augment_with_mask(pixels, mask, seed=1))
+    assert {type(tensor) for tensor in found} == {torch.Tensor}
+
+
 @given(seed=seeds)
 @settings(max_examples=15)
 def test_picture_and_mask_move_alike(seed):

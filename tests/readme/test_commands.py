@@ -28,6 +28,7 @@ TUNED = (*ADAPTOR, "metrics.json")
 HELD = {
     "bank": BANK,
     "bank-2": BANK,
+    "bank-i": BANK,
     "bank-l": BANK,
     "bank-f": BANK,
     "bank-v": BANK,
@@ -39,6 +40,7 @@ HELD = {
     "runs/u": (*ADAPTOR, "pretext.safetensors"),
     "runs/uc": ADAPTOR,
     "runs/s": STUDY,
+    "runs/si": STUDY,
     "runs/sl": STUDY,
     "runs/sm": STUDY,
     "runs/f": (*TUNED, "head.safetensors", "adaptor/image_lora"),
@@ -141,6 +143,13 @@ def test_studies_have_the_arms_that_are_named(place, study, arms):
     results = json.loads((place.folder / study / "results.json").read_text())
     assert arms <= {record["arm"] for record in results["records"]}
     assert "data:image/png" in (place.folder / study / "report.html").read_text()
+
+
+def test_a_study_without_an_adaptor_has_its_two_arms(place):
+    place.require({"runs/si"})
+    results = json.loads((place.folder / "runs" / "si" / "results.json").read_text())
+    values = {(row["arm"], row["value"] is None) for row in results["records"] if row["fraction"] == 1.0}
+    assert values == {("frozen", False), ("lora-tuned", False)}
 
 
 def test_a_study_is_not_written_into_a_bank(place, monkeypatch, capfd):

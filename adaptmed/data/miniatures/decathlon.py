@@ -41,7 +41,7 @@ def write(folder: Path) -> None:
 
 def _volume(seed: int) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(seed)
-    place = np.stack(np.mgrid[tuple(slice(-1, 1, size * 1j) for size in _SHAPE)])
+    place = np.asarray(np.mgrid[tuple(slice(-1, 1, size * 1j) for size in _SHAPE)])
     centre, radius = draw.uniform(-0.15, 0.15, 3), draw.uniform(0.45, 0.6)
     inside = ((place - centre[:, None, None, None]) ** 2).sum(0) < radius**2
     labels = np.where(inside, np.where(place[1] > centre[1], 1, 2), 0).astype(np.uint8)

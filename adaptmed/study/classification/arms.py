@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from adaptmed.adaptor.features import adaptor_variants, frozen_variants
-from adaptmed.adaptor.model import trainable_parameters
+from adaptmed.adaptor.fresh import fresh_fusion
+from adaptmed.adaptor.model import Adaptor, trainable_parameters
 from adaptmed.bank import Bank
+from adaptmed.cohort.rows import rows_with_sides
 from adaptmed.fusion import Fusion
 from adaptmed.heads.probe import Probe, fit_best_probe
 from adaptmed.runs.precision import Precision
@@ -122,6 +124,12 @@ def untrained_arm(rows: StudyRows, bank: Bank, fresh: Callable[[int], Fusion]) -
     return arm
 
 
+def untrained_fusion(adaptor: Adaptor, bank: Bank, seed: int) -> Fusion:
+    """An untrained fusion of the adaptor's shape, its input statistics fitted on the same training rows."""
+    rows = rows_with_sides(bank, "train", texts=adaptor.fusion.reads_texts)
+    return fresh_fusion(adaptor, bank, rows, seed=seed)
+
+
 def frozen_arm(rows: StudyRows, bank: Bank, *, pretrained: int = 0) -> Arm:
     """The frozen probe: the best of CLS, mean and both, chosen inside the fraction."""
     train, test = (frozen_variants(bank, part) for part in (rows.train, rows.test))
@@ -131,23 +139,21 @@ def frozen_arm(rows: StudyRows, bank: Bank, *, pretrained: int = 0) -> Arm:
 def adaptor_arms(
     rows: StudyRows,
     bank: Bank,
-    fusion: Fusion,
+    adaptor: Adaptor,
     *,
-    fresh: Callable[[int], Fusion],
     prior: Float[np.ndarray, "output width"] | None,
     precision: Precision,
 ) -> dict[str, Callable[[], Arm]]:
-    """All arms by name, each made when it is first needed.
+    """The arms that stand on an adaptor by name, each made when it is first needed.
 
     Args:
         rows: The study's rows.
         bank: The Tokens.
-        fusion: The pre-trained fusion.
-        fresh: From a seed to an untrained fusion of the same shape.
+        adaptor: With the pre-trained fusion.
         prior: Prompt directions in the embedding space; ``None`` leaves the text-informed probe out.
         precision: Of arms that train.
     """
-    trained = trainable_parameters(fusion)
+    fusion, trained = adaptor.fusion, trainable_parameters(adaptor.fusion)
 
     @cache
     def variants() -> tuple[Variants, Variants]:
@@ -158,8 +164,7 @@ def adaptor_arms(
         return best_probe(rows, variants()[0])
 
     arms: dict[str, Callable[[], Arm]] = {
-        "frozen": lambda: frozen_arm(rows, bank),
-        "adaptor-untrained": lambda: untrained_arm(rows, bank, fresh),
+        "adaptor-untrained": lambda: untrained_arm(rows, bank, lambda seed: untrained_fusion(adaptor, bank, seed)),
         "adaptor": lambda: probe_arm(probe_of(), variants()[1], pretrained=trained),
         "adaptor-head": lambda: head_arm(rows, bank, fusion, pretrained=trained, precision=precision),
         "adaptor-trained": lambda: trained_arm(rows, bank, fusion, probe_of(), precision=precision),

@@ -11,8 +11,10 @@ from adaptmed.study.report.report import RetrievalExample
 from adaptmed.study.report.thumbnails import thumbnail
 
 
-def maps_of(subject: Subject, *, limit: int = 800) -> Maps:
+def maps_of(subject: Subject, *, limit: int = 800) -> Maps | None:
     """The paper's picture: test images by t-SNE, on the frozen encoder's mean token and on the adaptor's embedding."""
+    if subject.adaptor is None:
+        return None
     rows = subject.rows
     chosen = sample_rows(len(rows.test), limit=limit)
     before = frozen_variants(subject.bank, rows.test[chosen])["CLS + mean"]
@@ -23,13 +25,20 @@ def maps_of(subject: Subject, *, limit: int = 800) -> Maps:
 def retrieval_examples(subject: Subject, *, count: int = 4, shown: int = 3) -> list[RetrievalExample]:
     """For a few test images, spread evenly, the reports nearest to them; images that cannot be read are left out."""
     bank, paired = subject.bank, paired_rows(subject.bank, subject.rows)
-    if not subject.adaptor.fusion.reads_texts or not len(paired) or "image" not in bank.rows or "text" not in bank.rows:
+    fusion = None if subject.adaptor is None else subject.adaptor.fusion
+    if (
+        fusion is None
+        or not fusion.reads_texts
+        or not len(paired)
+        or "image" not in bank.rows
+        or "text" not in bank.rows
+    ):
         return []
     group = bank.rows["text_index"].to_numpy()[paired]
     first = np.unique(group, return_index=True)[1]
-    texts = embed_rows(subject.adaptor.fusion, bank, paired[first], modality="text").numpy()
+    texts = embed_rows(fusion, bank, paired[first], modality="text").numpy()
     asked = paired[np.linspace(0, len(paired) - 1, min(count, len(paired))).astype(int)]
-    nearest = np.argsort(-(embed_images(subject.adaptor.fusion, bank, asked) @ texts.T), axis=1)[:, :shown]
+    nearest = np.argsort(-(embed_images(fusion, bank, asked) @ texts.T), axis=1)[:, :shown]
     found = []
     for row, places in zip(asked, nearest, strict=True):
         picture = thumbnail(root_of(bank) / str(bank.rows["image"].iloc[row]))

@@ -2,65 +2,32 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adaptmed.adaptor.fresh import fresh_fusion
-from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
-from adaptmed.cohort.rows import rows_with_sides
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_json
-from adaptmed.fusion import Fusion
 from adaptmed.runs.folder import open_run
-from adaptmed.study.cautions import patient_cautions, shared_facts
 from adaptmed.study.cells import Place, Progress, cell_path, cells_of, places_of
-from adaptmed.study.checks import check_distinct
-from adaptmed.study.classification.arms import Arm, Outcome, adaptor_arms
-from adaptmed.study.classification.full import FULL, full_arm
+from adaptmed.study.checks import check_counts, check_distinct
+from adaptmed.study.classification.again import again_arms, check_images, costs_of
+from adaptmed.study.classification.arms import Arm, Outcome, adaptor_arms, frozen_arm
+from adaptmed.study.classification.facts import cautions_of, facts_of_study
+from adaptmed.study.classification.lora_tuned import lora_facts
 from adaptmed.study.classification.pictures import maps_of, retrieval_examples
+from adaptmed.study.classification.results import results_of
 from adaptmed.study.classification.rows import StudyRows
-from adaptmed.study.classification.settings import BASELINES, TUNED_ARMS, StudySettings
+from adaptmed.study.classification.settings import StudySettings
 from adaptmed.study.classification.subject import Subject, prepare
-from adaptmed.study.classification.tuned import facts_of
-from adaptmed.study.classification.zero_shot import retrieval_of, zero_shot_cell
 from adaptmed.study.report.report import write_report
-from adaptmed.study.statistics import Cell, Truth, judge
-
-
-def results_of(subject: Subject, cells: Sequence[Cell], settings: StudySettings) -> dict[str, Any]:
-    """Judge the cells, and the adaptor's zero-shot classification and retrieval, on the test split."""
-    truth, arms = subject.rows.truth, {cell.arm for cell in cells}
-    judged = judge(cells, truth, replicates=settings.replicates)
-    comparisons = [row for arm in BASELINES if arm in arms for row in judged.comparisons(arm)]
-    if {"adaptor", "adaptor+lora"} <= arms:
-        comparisons += [row for row in judged.comparisons("adaptor") if row["arm"] in TUNED_ARMS]
-    zero_shot: list[dict[str, Any]] = []
-    if subject.prompts is not None:
-        cell = zero_shot_cell(subject.adaptor.fusion, subject.bank, subject.rows, subject.prompts)
-        zero_shot = judge([cell], truth, replicates=settings.replicates).records()
-    fusions = {"adaptor": subject.adaptor.fusion, "adaptor-untrained": untrained_fusion(subject, 0)}
-    retrieval = retrieval_of(fusions, subject.bank, subject.rows, replicates=settings.replicates)
-    if subject.tuned is not None and "adaptor+lora" in arms:
-        tuned = {"adaptor+lora": subject.tuned.adaptor.fusion}
-        retrieval += retrieval_of(tuned, subject.tuned.bank, subject.rows, replicates=settings.replicates)
-    return {
-        "records": judged.records(),
-        "summaries": judged.summaries(),
-        "comparisons": comparisons,
-        "retrieval": retrieval,
-        "zero_shot": zero_shot,
-    }
-
-
-def untrained_fusion(subject: Subject, seed: int) -> Fusion:
-    """An untrained fusion of the adaptor's shape, its input statistics fitted on the same training rows."""
-    rows = rows_with_sides(subject.bank, "train", texts=subject.adaptor.fusion.reads_texts)
-    return fresh_fusion(subject.adaptor, subject.bank, rows, seed=seed)
+from adaptmed.study.statistics import Cell, Truth
 
 
 def cells_of_subject(
@@ -69,7 +36,7 @@ def cells_of_subject(
     """Compute the cells of arms on one subject; what is on disk is not computed again.
 
     Args:
-        subject: Bank and adaptor.
+        subject: The bank under study.
         settings: What to run over.
         out: Study folder.
         makers: Arms by name, each made when it is first needed.
@@ -83,7 +50,17 @@ def cells_of_subject(
         return _cell(subject.rows, made[place.arm], place)
 
     places = places_of(list(makers), settings.fractions, settings.seeds)
-    return cells_of(places, lambda place: cell_path(out, subject.identity_for(place.arm), place), compute, progress)
+    return cells_of(places, partial(_path_of, subject, out), compute, progress)
+
+
+def waiting_cells(subject: Subject, settings: StudySettings, out: Path, arms: Iterable[str]) -> list[Place]:
+    """The cells of arms on one subject that are not on disk."""
+    places = places_of(list(arms), settings.fractions, settings.seeds)
+    return [place for place in places if not _path_of(subject, out, place).exists()]
+
+
+def _path_of(subject: Subject, out: Path, place: Place) -> Path:
+    return cell_path(out, subject.identity_for(place.arm), place)
 
 
 def _cell(rows: StudyRows, arm: Arm, place: Place) -> Cell:
@@ -107,31 +84,21 @@ def arms_of(subject: Subject, settings: StudySettings) -> dict[str, Callable[[],
     """The arms of the settings that can run on a subject, each made when it is first needed.
 
     Raises:
-        InputError: If none is left, or one needs a tuned bank.
+        InputError: If none is left, or one needs an adaptor or a tuned bank.
     """
-    names = settings.chosen(tuned=subject.tuned is not None)
-    fusion = subject.adaptor.fusion
-    arms = adaptor_arms(
-        subject.rows,
-        subject.bank,
-        fusion,
-        fresh=lambda seed: untrained_fusion(subject, seed),
-        prior=None if subject.prompts is None else subject.prompts.directions.numpy(),
-        precision=settings.precision,
-    )
-    arms["full"] = lambda: _full_arm(subject, settings)
+    rows, bank, adaptor = subject.rows, subject.bank, subject.adaptor
+    names = settings.chosen(adaptor=adaptor is not None, tuned=subject.tuned is not None)
+    arms = {"frozen": lambda: frozen_arm(rows, bank), **again_arms(subject, settings)}
+    if adaptor is not None:
+        prior = None if subject.prompts is None else subject.prompts.directions.numpy()
+        arms |= adaptor_arms(rows, bank, adaptor, prior=prior, precision=settings.precision)
     if subject.tuned is not None:
-        arms |= subject.tuned.arms(subject.rows)
+        arms |= subject.tuned.arms(rows)
     chosen = {name: arms[name] for name in names if name in arms}
     if not chosen:
         got, fix = "only arms that need prompts", f"There are none, because {subject.without_prompts}"
         raise InputError(sentence("arms", expected="an arm that can run", got=got, fix=fix))
     return chosen
-
-
-def _full_arm(subject: Subject, settings: StudySettings) -> Arm:
-    tuning = replace(FULL, precision=settings.precision)
-    return full_arm(subject.rows, subject.bank, subject.adaptor.encoders.load_image(), settings=tuning)
 
 
 def _reasons(truth: Truth, outcome: Outcome) -> dict[str, str]:
@@ -151,39 +118,37 @@ def study(
     tuned: Sequence[tuple[Bank, Path]] = (),
     examples: bool = True,
     title: str = "Low-data study",
+    announce: Callable[[Sequence[str]], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Run a study and write its results and its report; what is on disk already is not computed again.
 
     Args:
         banks: One, or one per pair of encoders for the backbone grid.
-        runs: The run of each bank, in the same order.
+        runs: The run of each bank, in the same order; none at all leaves the arms out that need an adaptor.
         out: Study folder.
         settings: What to run over.
         tuned: For the arms with LoRA: of each bank, in the same order, the bank of the same rows that tuned encoders
             wrote, and the run that tuned them.
         examples: Show pictures and report texts in the report.
         title: Of the report.
+        announce: Called before the first cell with what the cells will cost that read images again.
         progress: Called with what is being done, its number and how many there are.
 
     Returns:
         What ``results.json`` holds.
 
     Raises:
-        InputError: If there is not one run, and one or no tuned bank, per bank, or ``out`` holds another study.
+        InputError: If there is not one run or none, and one or no tuned bank, per bank, an image encoder that is needed
+            cannot be loaded, or ``out`` holds another study.
         OverlapError: If a test patient was seen in pre-training.
     """
-    if not banks or len(banks) != len(runs):
-        fix = "Repeat --adaptor once per bank, in the same order."
-        raise InputError(sentence("adaptor", expected=f"{len(banks)} runs, one per bank", got=len(runs), fix=fix))
-    if tuned and len(tuned) != len(banks):
-        expected, fix = f"{len(banks)} tuned banks, one per bank, or none", "Repeat --tuned-bank in the same order."
-        raise InputError(sentence("tuned", expected=expected, got=len(tuned), fix=fix))
-    settings = replace(settings, arms=settings.chosen(tuned=bool(tuned)))
-    beside: Sequence[tuple[Bank, Path] | None] = tuned or [None] * len(banks)
-    subjects = [prepare(bank, run, settings, tuned=pair) for bank, run, pair in zip(banks, runs, beside, strict=True)]
+    check_counts(banks, runs, tuned)
+    settings = replace(settings, arms=settings.chosen(adaptor=bool(runs), tuned=bool(tuned)))
+    subjects = [prepare(bank, run, settings, tuned=pair) for bank, run, pair in zip_longest(banks, runs, tuned)]
     check_distinct(banks)
     makers = [arms_of(subject, settings) for subject in subjects]
+    announce(_checked_costs(subjects, makers, settings, out))
     open_run(out, _config(subjects, settings), upgrade=_with_precision)
     results: dict[str, Any] = {}
     for subject, arms in zip(subjects, makers, strict=True):
@@ -203,10 +168,22 @@ def study(
         results=results,
         maps=maps_of(subjects[0]),
         retrieval_examples=retrieval_examples(subjects[0]) if examples else (),
-        facts={"title": title, "cautions": _cautions(subjects), **_facts(subjects, settings)},
+        facts={"title": title, "cautions": cautions_of(subjects), **facts_of_study(subjects, settings)},
         no_examples=not examples,
     )
     return results
+
+
+def _checked_costs(
+    subjects: Sequence[Subject], makers: Sequence[Mapping[str, object]], settings: StudySettings, out: Path
+) -> list[str]:
+    """What the cells will cost that are not on disk and read images again, which must be there."""
+    said: list[str] = []
+    for subject, arms in zip(subjects, makers, strict=True):
+        waiting = waiting_cells(subject, settings, out, arms)
+        check_images(subject, waiting)
+        said += costs_of(subject.rows, waiting)
+    return said
 
 
 def _with_precision(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,41 +196,5 @@ def _config(subjects: Sequence[Subject], settings: StudySettings) -> dict[str, o
     facts = json.loads(json.dumps(asdict(settings)))
     tuned = [subject.tuned.identity for subject in subjects if subject.tuned is not None]
     facts |= {"tuned": tuned} if tuned else {}
+    facts |= {"lora_tuned": lora_facts()} if "lora-tuned" in (settings.arms or ()) else {}
     return {"command": "study", "subjects": [subject.identity for subject in subjects], **facts}
-
-
-def _cautions(subjects: Sequence[Subject]) -> list[str]:
-    cautions = []
-    for subject in subjects:
-        encoder = subject.rows.truth.encoder
-        cautions += patient_cautions(subject, encoder)
-        if subject.tuned is not None and subject.tuned.seen is None:
-            cautions.append(
-                f"{encoder}: which patients LoRA was trained on, and whether labels were read, is not known, because "
-                "the tuned adaptor is not in its run folder; nobody checked that no test patient is among them."
-            )
-        if subject.without_prompts:
-            retrieval = "" if subject.adaptor.fusion.reads_texts else "no retrieval, "
-            lacking = f"{retrieval}no zero-shot and no text-informed probe"
-            cautions.append(f"{encoder}: {lacking}, because {subject.without_prompts}")
-    return cautions
-
-
-def _facts(subjects: Sequence[Subject], settings: StudySettings) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
-    for subject in subjects:
-        encoders, bank = subject.adaptor.encoders, subject.bank
-        trained = trainable_parameters(subject.adaptor.fusion)
-        facts[subject.rows.truth.encoder] = {
-            **{f"{side} encoder fingerprint": record.fingerprint for side, record in encoders.records.items()},
-            "frozen parameters": f"{encoders.parameters_count:,}",
-            "trainable parameters of the fusion": f"{trained:,} ({trained / max(1, encoders.parameters_count):.1%})",
-            "tokens": f"{bank.info.layout}, {bank.info.dtype}",
-            "labelled training images": len(subject.rows.train),
-            "training patients": len(set(subject.rows.patients)),
-            "test images": len(subject.rows.test),
-            "test patients": len(set(subject.rows.truth.patients)),
-            "rejected rows": bank.info.rejected,
-            **({} if subject.tuned is None else facts_of(subject.tuned)),
-        }
-    return facts | shared_facts(settings.replicates)

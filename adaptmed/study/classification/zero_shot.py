@@ -51,9 +51,11 @@ class PromptEmbeddings:
 
 
 def embed_prompts(
-    adaptor: Adaptor, truth: Truth, prompts: Prompts | None
+    adaptor: Adaptor | None, truth: Truth, prompts: Prompts | None
 ) -> tuple[PromptEmbeddings | None, str | None]:
-    """Embed every label's or class's prompts; without its text encoder there are none, and the reason is returned."""
+    """Embed every label's or class's prompts; without a text encoder there are none, and the reason is returned."""
+    if adaptor is None:
+        return None, "the study has no adaptor."
     if not adaptor.fusion.reads_texts:
         return None, "the adaptor reads images alone."
     try:

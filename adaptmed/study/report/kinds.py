@@ -1,7 +1,7 @@
 """What a report shows of one kind of task: which metric first, and beside which arms."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adaptmed.study.report.tables import Row
 
@@ -13,7 +13,7 @@ class Kind:
     Attributes:
         primary: The metric of the first sentence, the curves and the first table.
         secondary: Metrics with a table of their own.
-        baselines: Arms that every adaptor number should stand beside.
+        baselines: Arms that every other number should stand beside.
         yardsticks: What these are, in a sentence.
     """
 
@@ -29,6 +29,12 @@ LABELS = Kind(
     baselines=("frozen", "adaptor-untrained"),
     yardsticks="The frozen probe and the untrained adaptor are the honest yardsticks: what they reach is not the "
     "pre-training's doing.",
+)
+ENCODER_ARMS = {"frozen", "lora-tuned", "full"}
+ENCODERS = replace(
+    LABELS,
+    baselines=("frozen",),
+    yardsticks="The frozen probe is the honest yardstick: what it reaches is not the tuning's doing.",
 )
 MASKS = Kind(
     primary="dice_positives",
@@ -50,8 +56,10 @@ ANSWERS = Kind(
 
 
 def kind_of(summaries: Sequence[Row]) -> Kind:
-    """Tell from the rows what kind of task was studied."""
-    tasks = {row.get("task") for row in summaries}
+    """Tell from the rows what kind of task was studied, and for labels whether an arm stands on an adaptor."""
+    tasks, arms = {row.get("task") for row in summaries}, {row["arm"] for row in summaries}
     if "answering" in tasks:
         return ANSWERS
-    return MASKS if "segmentation" in tasks else LABELS
+    if "segmentation" in tasks:
+        return MASKS
+    return ENCODERS if arms and arms <= ENCODER_ARMS else LABELS

@@ -120,7 +120,7 @@ def write_report(
 
 
 def headlines(summaries: Sequence[Row], comparisons: Sequence[Row]) -> list[str]:
-    r"""Say in words how the adaptor stands at the smallest and the largest fraction.
+    r"""Say in words how the adaptor, or else the first other arm, stands at the smallest and the largest fraction.
 
     It is set against the strongest of the arms it was compared with, taken by the test value, which favours them.
 
@@ -156,7 +156,8 @@ def _sentence(values: Mapping[tuple[str, float], Row], gap: Row) -> str:
         -1: f"{size} below the best baseline ({gap['baseline']})",
         0: f"not told apart from the best baseline ({gap['baseline']}; difference {size})",
     }[side(gap)]
-    return f"At {share(fraction, [row])} the {gap['arm']} reaches {number(row['value'], digits=2)} {metric}, {verdict}."
+    arm = gap["arm"] if gap["arm"] == "adaptor" else f"arm {gap['arm']}"
+    return f"At {share(fraction, [row])} the {arm} reaches {number(row['value'], digits=2)} {metric}, {verdict}."
 
 
 def leak_mark(results: Mapping[str, Any]) -> str:

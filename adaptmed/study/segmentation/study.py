@@ -13,12 +13,11 @@ from jaxtyping import Int
 from adaptmed.bank import Bank
 from adaptmed.data.fitting import mask_to_input
 from adaptmed.data.mask_labels import as_classes
-from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_json, written_whole
 from adaptmed.runs.folder import open_run
 from adaptmed.study.cautions import patient_cautions, shared_facts
 from adaptmed.study.cells import Place, Progress, cell_path, cells_of, places_of
-from adaptmed.study.checks import check_distinct
+from adaptmed.study.checks import check_counts, check_distinct
 from adaptmed.study.report.overlays import Overlay, colours, draw_overlay
 from adaptmed.study.report.report import write_report
 from adaptmed.study.segmentation.arms import Arm, arms_of
@@ -64,7 +63,7 @@ def study_segmentation(
             ``out`` holds another study.
         OverlapError: A test patient was seen by a run.
     """
-    _check_counts(banks, runs, tuned)
+    check_counts(banks, runs, tuned)
     check_distinct(banks)
     parts = zip_longest(banks, runs, tuned)
     opened = [open_subject(bank, run, settings, tuned=beside) for bank, run, beside in parts]
@@ -100,16 +99,6 @@ def study_segmentation(
         no_examples=not examples,
     )
     return results
-
-
-def _check_counts(banks: Sequence[Bank], runs: Sequence[Path], tuned: Sequence[Run]) -> None:
-    for name, given in (("adaptor", runs), ("tuned", tuned)):
-        if not banks or (given and len(given) != len(banks)):
-            expected, fix = (
-                f"one per bank ({len(banks)}), in the same order, or none",
-                f"Repeat --{name} once per bank.",
-            )
-            raise InputError(sentence(name, expected=expected, got=len(given), fix=fix))
 
 
 def _compute(subject: Subject, arms: Mapping[str, Arm], path_of: Callable[[Place], Path], place: Place) -> Cell:

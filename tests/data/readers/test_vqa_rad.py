@@ -120,7 +120,7 @@ def test_a_folder_that_is_not_whole_is_refused_in_words(tmp_path, spoil, message
 
 def test_another_version_of_the_json_is_refused_in_words(folder, tmp_path):
     other = changed(folder, tmp_path, lambda entries: entries[7].pop("answer_type"))
-    with pytest.raises(InputError, match="got none of answer_type in entry 7. It is another version"):
+    with pytest.raises(InputError, match=r"got none of answer_type in entry 7\. It is another version"):
         read(other)
 
 

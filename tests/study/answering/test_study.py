@@ -117,7 +117,7 @@ def test_two_banks_or_two_runs_of_one_method_are_refused(bank, run, tmp_path):
         study_answering([bank], [run, run], tmp_path / "s", settings=SETTINGS)
 
 
-def test_test_patients_in_train_are_refused_unless_they_are_allowed(bank, run, tmp_path):
+def test_test_patients_in_train_are_refused_unless_they_are_allowed(bank, tmp_path):
     leaking = with_answers(bank, [], "")
     leaking.rows.loc[leaking.rows["split"] == "test", "patient"] = "p0"
     with pytest.raises(OverlapError, match="test patients that no training has seen"):

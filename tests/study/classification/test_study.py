@@ -14,9 +14,10 @@ from adaptmed.cohort.rows import pairs_of
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.pretraining.job import fresh_adaptor
 from adaptmed.pretraining.pretrain import pretrain
+from adaptmed.study.classification.arms import untrained_fusion
 from adaptmed.study.classification.rows import study_rows
 from adaptmed.study.classification.settings import StudySettings
-from adaptmed.study.classification.study import arms_of, cells_of_subject, study, untrained_fusion
+from adaptmed.study.classification.study import arms_of, cells_of_subject, study
 from adaptmed.study.classification.subject import prepare
 from tests.tiny_bank import write_tiny_bank
 
@@ -115,7 +116,7 @@ def test_every_arm_trains_on_the_same_rows_of_a_fraction(made):
 def test_untrained_weights_differ_by_seed_and_not_from_the_start_of_training(made):
     folder, bank, _ = made
     subject = prepare(bank, folder / "run", SETTINGS)
-    first, again, other = (untrained_fusion(subject, seed).image_project.weight for seed in (0, 0, 1))
+    first, again, other = (untrained_fusion(subject.adaptor, bank, seed).image_project.weight for seed in (0, 0, 1))
     assert np.array_equal(first.detach(), again.detach())
     assert not np.array_equal(first.detach(), other.detach())
     start = fresh_adaptor(bank, METHOD, pairs_of(bank, "train"), seed=0).fusion.image_project.weight
@@ -208,10 +209,14 @@ def test_labels_named_like_a_mean_are_refused(made, name):
         study_rows(taken)
 
 
-def test_one_run_per_bank(made, tmp_path):
-    _, bank, _ = made
-    with pytest.raises(InputError, match="1 runs, one per bank, but got 0"):
-        study([bank], [], tmp_path / "out", settings=SETTINGS)
+def test_one_run_per_bank_or_none(made, tmp_path):
+    folder, bank, _ = made
+    with pytest.raises(
+        InputError, match=r"`adaptor`: expected one per bank \(2\), in the same order, or none, but got 1"
+    ):
+        study([bank, bank], [folder / "run"], tmp_path / "out", settings=SETTINGS)
+    with pytest.raises(InputError, match=r"`adaptor`: expected one per bank \(0\)"):
+        study([], [], tmp_path / "out", settings=SETTINGS)
 
 
 def test_classes_are_studied_too(made, tmp_path):

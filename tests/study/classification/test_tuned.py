@@ -120,6 +120,16 @@ def test_the_plain_arms_are_those_of_a_study_without_lora(made, tmp_path):
     assert "tuned" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
+def test_they_need_no_adaptor_of_the_plain_bank(made, tmp_path):
+    folder, plain, tuned, results = made
+    asked = replace(SETTINGS, arms=("frozen", *TUNED_ARMS))
+    alone = study([plain], [], tmp_path / "out", settings=asked, tuned=[(tuned, folder / "run-l")])
+    for arm in asked.arms:
+        ours, theirs = ([row["value"] for row in values(found, arm)] for found in (results, alone))
+        assert ours == theirs
+    assert {row["arm"] for row in alone["retrieval"]} == {"adaptor+lora"}
+
+
 def test_cells_of_another_tuned_run_are_not_taken(made, tmp_path):
     folder, plain, tuned, _ = made
     shutil.copytree(folder / "run-l", tmp_path / "run")
@@ -150,8 +160,8 @@ def test_the_report_shows_the_arms_and_what_they_rest_on(made):
 
 
 def test_the_arms_run_by_default_where_there_is_a_tuned_bank():
-    assert replace(SETTINGS, arms=None).chosen(tuned=True) == (*ARMS, "lora", "adaptor+lora")
-    assert replace(SETTINGS, arms=None).chosen(tuned=False) == ARMS
+    assert replace(SETTINGS, arms=None).chosen(adaptor=True, tuned=True) == (*ARMS, "lora", "adaptor+lora")
+    assert replace(SETTINGS, arms=None).chosen(adaptor=True, tuned=False) == ARMS
 
 
 @pytest.mark.parametrize("arm", TUNED_ARMS)
@@ -227,7 +237,9 @@ def test_saved_adaptors_that_lost_their_lora_are_refused(made, tmp_path):
 def test_one_tuned_bank_per_bank(made, tmp_path):
     folder, plain, tuned, _ = made
     pair = (tuned, folder / "run-l")
-    with pytest.raises(InputError, match="1 tuned banks, one per bank, or none, but got 2"):
+    with pytest.raises(
+        InputError, match=r"`tuned`: expected one per bank \(1\), in the same order, or none, but got 2"
+    ):
         study([plain], [folder / "run"], tmp_path / "out", settings=SETTINGS, tuned=[pair, pair])
 
 

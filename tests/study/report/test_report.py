@@ -216,6 +216,16 @@ def test_headline_says_what_was_found(difference, words):
     assert line.startswith("At 1\xa0% labels")
 
 
+def test_without_an_adaptor_the_first_sentence_names_the_arm_and_no_adaptor_is_missed(tmp_path):
+    rows = [row("frozen", 0.01, 0.6), row("lora-tuned", 0.01, 0.7)]
+    gaps = [gap("lora-tuned", "frozen", 0.01, 0.1)]
+    (line,) = headlines(rows, gaps)
+    assert line.startswith("At 1\xa0% labels the arm lora-tuned reaches 0.70 mean AUROC, +0.10")
+    page, outline = render(tmp_path, results={"summaries": rows, "comparisons": gaps})
+    assert "The frozen probe is the honest yardstick" in page
+    assert "adaptor" not in "".join(outline.text)
+
+
 def test_maps_of_classes_and_of_labels(tmp_path):
     random = np.random.default_rng(0)
     places = project_2d(random.normal(size=(12, 4)).astype(np.float32))

@@ -224,7 +224,10 @@ def test_a_fusion_with_shared_layers_is_refused(bank, tmp_path, fusion):
     ("wrong", "message"),
     [
         ({"class_weights": "balanced"}, "`class_weights`: expected an option that the task answering"),
-        ({"task": TEXT_AND_IMAGE, "loss": "cross-entropy"}, "`loss`: expected an option that the task image-text"),
+        ({"task": TEXT_AND_IMAGE, "loss": "binary"}, "`loss`: expected an option that the task image-text"),
+        ({"task": TEXT_AND_IMAGE, "kinds": False}, "`kinds`: expected an option that the task image-text"),
+        ({"dropout": 1.0}, "`dropout`: expected a share in"),
+        ({"label_smoothing": -0.1}, "`label_smoothing`: expected a share in"),
         ({"task": TEXT_AND_IMAGE, "answers_from": "all"}, "`answers_from`: expected an option that the task"),
         ({"coordination": QUIET, "train_fusion": False}, "a fusion that is trained, but got a frozen one"),
     ],
