@@ -17,12 +17,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from adaptmed import Manifest, load_image_encoder, load_text_encoder, methods
+from adaptmed import Manifest, load_image_encoder, load_text_encoder
 from adaptmed.bank import Bank
 from adaptmed.cli.show import print_table
 from adaptmed.data.miniatures import write_miniature
 from adaptmed.embedding.embed import embed
-from adaptmed.pretraining.pretrain import pretrain
 from adaptmed.runs.precision import usual_precision
 from adaptmed.study.answering.settings import AnsweringStudy
 from adaptmed.study.answering.study import study_answering
@@ -44,6 +43,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--arms", nargs="*", help="of the study; all that can run by default")
+    parser.add_argument("--image-size-px", type=int, default=224)
     parser.add_argument("--miniature", action="store_true", help="a drawn miniature in the true layout, in seconds")
     return parser.parse_args()
 
@@ -51,7 +51,7 @@ def options() -> argparse.Namespace:
 def small(asked: argparse.Namespace, place: Path) -> argparse.Namespace:
     """The options of a try on the miniature."""
     asked.folder, asked.out = write_miniature("vqa-rad", place / "vqa-rad"), place / "out"
-    asked.fractions, asked.seeds, asked.epochs, asked.adaptor = [1.0], 1, 2, []
+    asked.fractions, asked.seeds, asked.epochs, asked.adaptor, asked.image_size_px = [1.0], 1, 2, [], 56
     return asked
 
 
@@ -59,21 +59,14 @@ def bank_of(asked: argparse.Namespace, folder: Path) -> Bank:
     """List the questions, and embed pictures and questions once."""
     manifest = Manifest.from_dataset("vqa-rad", folder, split=asked.split, paraphrases=asked.paraphrases)
     print(*manifest.notes, sep="\n")
-    image, text = load_image_encoder("bundled:dinov2-small"), load_text_encoder("bundled:minilm-l6")
+    image = load_image_encoder("bundled:dinov2-small", image_size_px=asked.image_size_px)
+    text = load_text_encoder("bundled:minilm-l6")
     return embed(manifest, image, text, asked.out / "bank")
-
-
-def adaptor_on_questions(bank: Bank, out: Path) -> Path:
-    """Pre-train on the training questions themselves, where no run on other pairs is given."""
-    method = methods.changed(methods.adaptor(), {"fusion": {"layers": 1, "width": 64}, "schedule": {"epochs": 2}})
-    pretrain(bank, methods.changed(method, {"schedule": {"least_steps": 0}}), out)
-    return out
 
 
 def run(asked: argparse.Namespace) -> dict:
     """The whole way, from the folder to the study's report."""
     bank = bank_of(asked, asked.folder)
-    runs = asked.adaptor
     training = FinetuneSettings(epochs=asked.epochs, precision=usual_precision("auto"))
     settings = AnsweringStudy(
         fractions=tuple(asked.fractions),
@@ -82,7 +75,7 @@ def run(asked: argparse.Namespace) -> dict:
         training=PairChoices(task=ANSWERING, settings=training),
         allow_overlap=asked.split == "official",  # known, and said: pictures of the test questions stand in train
     )
-    return study_answering([bank], runs, asked.out / "study", settings=settings)
+    return study_answering([bank], asked.adaptor, asked.out / "study", settings=settings)
 
 
 def show(results: dict, asked: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from adaptmed.data.readers.decathlon import FACTS, IMAGES, LABELS
 
-_SHAPE = (20, 28, 20)
+_SHAPE = (12, 16, 12)
 _COUNT = 10
 
 

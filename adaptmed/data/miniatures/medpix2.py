@@ -49,5 +49,5 @@ def _description(folder: Path, number: int, view: int) -> dict[str, Any]:
             "Sex": "female",
         },
         "Location": "Brain and Neuro",
-        "Location Category": ("Head", "Thorax")[number // 2 % 2],
+        "Location Category": ("Head", "Thorax")[number // 4 % 2],
     }
