@@ -12,13 +12,15 @@ from torch.nn.functional import adaptive_avg_pool2d
 from adaptmed.errors import BankError, InputError, sentence
 from adaptmed.types import Tokens
 
-DType = Literal["float16", "bfloat16", "float32", "int8"]
+DType = Literal["float16", "bfloat16", "float32", "int8", "int4"]
 DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "float32": torch.float32,
     "int8": torch.int8,
+    "int4": torch.uint8,
 }
+"""How the features of a bank are stored; of int4 a byte holds two."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,12 @@ def arrange_text(tokens: Tokens, layout: Layout) -> Tokens:
 
 
 def vector_dtype(dtype: DType) -> DType:
-    """Return the dtype of pooled vectors: a single vector has nothing to share a scale with, so float16 with int8."""
-    return "float16" if dtype == "int8" else dtype
+    """Return the dtype of pooled vectors: one vector has nothing to share a scale with, so float16 beside codes."""
+    return "float16" if dtype in ("int8", "int4") else dtype
 
 
 def to_stored(values: Float[Tensor, "*shape"], dtype: DType) -> Float[Tensor, "*shape"]:
-    """Cast features to the bank's dtype; those of int8 are ``quantised.stored_features``.
+    """Cast features to the bank's dtype; codes are from ``quantised.stored_features``.
 
     Raises:
         BankError: A value is not finite, or is outside the range of float16 (65504).

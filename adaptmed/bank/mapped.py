@@ -50,7 +50,7 @@ class MappedShards:
         """Select items of a ragged tensor of features as ``gather_ragged`` does; float32 where codes are stored."""
         values, valid = self.gather_ragged(name, offsets, items)
         if self._holds(scale_name(name)):
-            values = dequantise(values, self.gather(scale_name(name), items))
+            values = dequantise(values, self.gather(scale_name(name), items)).masked_fill_(~valid[..., None], 0)
         return values, valid
 
     def gather(self, name: str, items: Items, views: Items | None = None) -> Shaped[Tensor, "n *shape"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adaptmed.bank.format import INFO, ROWS, BankInfo, StoredImages, StoredTexts
 from adaptmed.bank.layout import DTYPES, DType, vector_dtype
-from adaptmed.bank.quantised import scale_name
+from adaptmed.bank.quantised import LARGEST, scale_name, stored_shape
 from adaptmed.bank.shards import Shard, tap_names
 from adaptmed.errors import BankError, sentence
 from adaptmed.files import sha256_of
@@ -76,8 +76,8 @@ def _fault(path: Path, shard: Shard, info: BankInfo) -> str | None:
         expected = _text_shapes(shard, info.texts, tensors)
     else:
         return f"expected a shard of what {INFO} describes, but got another"
-    if info.dtype == "int8":
-        expected |= _scale_shapes(expected, shard.count)
+    if info.dtype in LARGEST:
+        expected = _coded(expected, info.dtype, shard.count)
     got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     return None if got == expected else f"expected shapes {expected}, but got {got}"
 
@@ -105,15 +105,15 @@ def _image_shapes(shard: Shard, images: StoredImages, tensors: dict[str, Tensor]
     return shapes | ({"pixels": (count, 3, *images.preprocessing.image_size_px)} if images.pixels else {})
 
 
-def _scale_shapes(shapes: Mapping[str, tuple[int, ...]], count: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the scales: one per channel of every picture, slice, masked view or text."""
-    found: dict[str, tuple[int, ...]] = {}
+def _coded(shapes: Mapping[str, tuple[int, ...]], dtype: str, count: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes with codes, and scales: one per channel of every picture, slice, masked view or text."""
+    found = dict(shapes)
     for name, shape in shapes.items():
         if name in ("values", "masked_values"):
             items = (count,) if "offsets" in shapes else shape[:-2]
-            found[scale_name(name)] = (*items, 1, shape[-1])
+            found |= {name: stored_shape(shape, dtype, -1), scale_name(name): (*items, 1, shape[-1])}
         elif name.startswith("tap"):
-            found[scale_name(name)] = (*shape[:2], 1, 1)
+            found |= {name: stored_shape(shape, dtype, 1), scale_name(name): (*shape[:2], 1, 1)}
     return found
 
 

@@ -141,8 +141,10 @@ def write_image_shard(
     tensors = {"values": torch.empty(0, 0, 0), "pooled": torch.empty(0, 0)}
     if pieces:
         tensors = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-        maps = [tensors[name].shape for name in tap_names(len(tensors)) if name in tensors]
-        facts = replace(facts, taps=tuple(StoredTap(shape[1], (shape[2], shape[3])) for shape in maps))
+        names = [name for name in tap_names(len(tensors)) if name in tensors]
+        widths = [tensors.get(scale_name(name), tensors[name]).shape[1] for name in names]
+        grids = [(tensors[name].shape[2], tensors[name].shape[3]) for name in names]
+        facts = replace(facts, taps=tuple(map(StoredTap, widths, grids)))
     if "pixel_lengths" in tensors:
         tensors["pixel_offsets"] = _offsets(tensors.pop("pixel_lengths"))
     return _write_shard(folder, "image", number, tensors, facts)
@@ -151,7 +153,7 @@ def write_image_shard(
 def write_text_shard(
     folder: Path,
     number: int,
-    values: Sequence[Shaped[Tensor, "_ width"]],
+    values: Sequence[Shaped[Tensor, "_ _channel"]],
     pooled: Sequence[Float[Tensor, " width"]],
     ids: TokenIds,
     scales: Sequence[BFloat16[Tensor, "1 width"]] = (),
@@ -189,7 +191,7 @@ def _write_shard(folder: Path, kind: Kind, number: int, tensors: Mapping[str, Te
     with written_whole(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
         digest, size = sha256_of(temporary), temporary.stat().st_size
-    count, width = len(tensors["pooled"]), tensors["values"].shape[-1]
+    count, width = tensors["pooled"].shape
     shard = replace(facts, file=stem, count=count, width=width, size_bytes=size, sha256=digest)
     write_json(record, asdict(shard))
     return shard

@@ -59,9 +59,9 @@ class StoredOptions:
     default is the largest side up to 8 whose cells are whole blocks of the encoder's patches: 7 of a grid of 14, 8 of
     16 and of 24."""
 
-    dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
-    """Number format on disk. int8 takes half of float16: whole numbers, and of every picture, slice or text one scale
-    per channel; not with --layout pooled."""
+    dtype: Literal["float16", "bfloat16", "float32", "int8", "int4"] = "float16"
+    """Number format on disk. int8 takes half of float16 and int4 about a quarter: whole numbers, and of every picture,
+    slice or text one scale per channel; not with --layout pooled."""
 
     shard_size: int | None = None
     """Images or texts per file; what an interruption can lose at most. 256 by default, or 4 volumes."""

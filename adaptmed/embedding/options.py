@@ -22,8 +22,8 @@ class EmbedOptions:
 
     Attributes:
         layout: Which tokens are kept.
-        dtype: Of the stored features; with ``int8`` every picture, slice or text has a scale per channel, and pooled
-            vectors are float16.
+        dtype: Of the stored features; with ``int8`` and ``int4`` every picture, slice or text has a scale per channel,
+            and pooled vectors are float16.
         precision: Of the computation: ``bf16`` is autocast, ``fp32`` is exact; by default what the machine computes
             fast.
         max_tokens: Where texts are cut; ``None`` is the encoder's limit or 256, whichever is smaller.
@@ -44,7 +44,7 @@ class EmbedOptions:
         window: ``(level, width)`` that volumes are shown with; ``None``: from percentiles (``data.volumes.as_grey``).
 
     Raises:
-        InputError: A count is out of range, a single tap, a window without width, ``int8`` for pooled vectors alone, or
+        InputError: A count is out of range, a single tap, a window without width, codes for pooled vectors alone, or
             there is no such device.
     """
 
@@ -75,9 +75,9 @@ class EmbedOptions:
             raise InputError(sentence("taps", expected="0 or at least 2", got=self.taps, fix=fix))
         if self.masked_views < 0:
             raise InputError(sentence("masked_views", expected="at least 0", got=self.masked_views, fix="Pass 4."))
-        if self.dtype == "int8" and self.layout.kind == "pooled":
+        if self.dtype in ("int8", "int4") and self.layout.kind == "pooled":
             expected, fix = "float16, bfloat16 or float32 with the layout pooled", "Pass --dtype float16."
-            got = "int8, whose scales would be as large as the vectors"
+            got = f"{self.dtype}, whose scales would be as large as the vectors"
             raise InputError(sentence("dtype", expected=expected, got=got, fix=fix))
         if self.window is not None:
             check_window(self.window)

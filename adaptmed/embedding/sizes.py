@@ -106,5 +106,5 @@ def _text_bytes(items: Items, encoder: TextEncoder, options: EmbedOptions) -> fl
     mean_ids = encoder.tokenize(sample, options.max_tokens_of(encoder)).valid.sum().item() / len(sample)
     mean_tokens = 1.0 if options.layout.kind == "pooled" else mean_ids
     vector = encoder.width * DTYPES[vector_dtype(options.dtype)].itemsize
-    scale = encoder.width * torch.bfloat16.itemsize if options.dtype == "int8" else 0
-    return mean_tokens * encoder.width * DTYPES[options.dtype].itemsize + vector + scale + 4 * mean_ids + 16
+    one, two = (stored_bytes(torch.zeros(1, count, encoder.width), options.dtype, over=(1,)) for count in (1, 2))
+    return one + (mean_tokens - 1) * (two - one) + vector + 4 * mean_ids + 16

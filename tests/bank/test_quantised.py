@@ -7,32 +7,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from adaptmed.bank.quantised import dequantise, quantise, stored_bytes, stored_features
+from adaptmed.bank.quantised import LARGEST, dequantise, pack, quantise, stored_bytes, stored_features, unpack
 from adaptmed.errors import BankError
 
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32)
 SHAPES = arrays.array_shapes(min_dims=3, max_dims=4, min_side=1, max_side=5)
 
 
-@given(arrays.arrays(np.float32, SHAPES, elements=FINITE), st.booleans())
-def test_values_differ_by_half_a_step_at_most(values, maps):
+@given(arrays.arrays(np.float32, SHAPES, elements=FINITE), st.sampled_from(["int8", "int4"]))
+def test_values_differ_by_half_a_step_at_most(values, dtype):
     values = torch.from_numpy(values)
-    over = tuple(range(2, values.ndim)) if maps else (values.ndim - 2,)
-    codes, scale = quantise(values, over)
-    assert (codes.dtype, scale.dtype) == (torch.int8, torch.bfloat16)
-    assert codes.shape == values.shape
+    over = (2, 3) if values.ndim == 4 else (1,)
+    stored = stored_features("values", values, dtype, over)
+    codes, scale = stored["values"], stored["values_scale"]
+    assert (codes.dtype, scale.dtype) == ({"int8": torch.int8, "int4": torch.uint8}[dtype], torch.bfloat16)
     assert all(scale.shape[axis] == (1 if axis in over else side) for axis, side in enumerate(values.shape))
     again, step = dequantise(codes, scale), scale.float()
     assert ((again - values).abs() <= 0.5 * step * (1 + 1e-5)).all()
     largest = values.abs().amax(over, keepdim=True)
-    assert (step * 127 >= largest).all()
+    assert (step * LARGEST[dtype] >= largest).all()
     usual = largest > 1e-30
-    assert (step[usual] <= largest[usual] / 127 * 1.01).all()
+    assert (step[usual] <= largest[usual] / LARGEST[dtype] * 1.01).all()
+    assert codes.nbytes + scale.nbytes == stored_bytes(values, dtype, over)
 
 
 def test_a_channel_of_zeros_and_whole_steps_are_exact():
     values = torch.tensor([[[0.0, -254.0, 3.0], [0.0, 2.0, -381.0]]])
-    codes, scale = quantise(values, (1,))
+    codes, scale = quantise(values, (1,), largest=127)
     assert scale.tolist() == [[[0.0, 2.0, 3.0]]]
     assert torch.equal(dequantise(codes, scale), values)
 
@@ -69,8 +70,17 @@ def test_what_is_not_finite_is_refused(bad):
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
 def test_the_bytes_are_those_of_the_tensors(kind):
     values = torch.ones(2, 5, 4, 3, dtype=kind)
-    for dtype in ("float16", "bfloat16", "float32", "int8"):
+    for dtype in ("float16", "bfloat16", "float32", "int8", "int4"):
         for over in ((1,), (2, 3)):
             stored = stored_features("tap0", values, dtype, over)
             assert sum(tensor.nbytes for tensor in stored.values()) == stored_bytes(values, dtype, over)
-            assert set(stored) == ({"tap0", "tap0_scale"} if dtype == "int8" else {"tap0"})
+            assert set(stored) == ({"tap0", "tap0_scale"} if dtype in LARGEST else {"tap0"})
+
+
+@given(st.integers(1, 7), st.sampled_from([1, 2]))
+def test_pairs_of_codes_come_apart_again(channels, axis):
+    shape = (2, channels, 3) if axis == 1 else (2, 3, channels)
+    codes = torch.randint(-7, 8, shape, generator=torch.Generator().manual_seed(channels)).to(torch.int8)
+    packed = pack(codes, axis)
+    assert packed.shape[axis] == -(-channels // 2)
+    assert torch.equal(unpack(packed, axis, channels), codes)

@@ -1,4 +1,4 @@
-"""Banks of int8: half a step from what the encoder gave, read by everything that reads a bank."""
+"""Banks of codes: half a step from what the encoder gave, resumed and verified like any other."""
 
 import json
 from dataclasses import replace
@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from adaptmed.bank import Layout, verify
+from adaptmed.bank.quantised import LARGEST
 from adaptmed.embedding.embed import EmbedOptions, embed, estimate_size
 from adaptmed.errors import BankError, InputError
 from adaptmed.files import sha256_of
@@ -18,6 +19,7 @@ from tests.tiny_encoders import EXACT, PatchEncoder, WordEncoder, make_manifest,
 from tests.tiny_models import vit
 
 SMALL = replace(EXACT, dtype="int8", taps=3)
+CODES = pytest.mark.parametrize("dtype", ["int8", "int4"])
 ITEMS = [11, -1, 0, 4, 4]
 
 
@@ -27,49 +29,56 @@ def manifest(tmp_path):
 
 
 def both(manifest, folder, encoder=None, options=SMALL):
-    """The same bank in float32 and in int8."""
+    """The same bank in float32 and in codes."""
     encoder, words = encoder or PatchEncoder(), WordEncoder()
     exact = embed(manifest, encoder, words, folder / "exact", options=replace(options, dtype="float32"))
     return exact, embed(manifest, encoder, words, folder / "small", options=options)
 
 
-def within_half_a_step(found, expected, over):
-    step = expected.abs().amax(over, keepdim=True) / 127 * 1.01
+def within_half_a_step(found, expected, over, dtype="int8"):
+    step = expected.abs().amax(over, keepdim=True) / LARGEST[dtype] * 1.01
     return bool(((found - expected).abs() <= 0.5 * step + 1e-12).all())
 
 
-def test_everything_comes_back_within_half_a_step(manifest, tmp_path):
-    exact, small = both(manifest, tmp_path)
+@CODES
+def test_everything_comes_back_within_half_a_step(manifest, tmp_path, dtype):
+    exact, small = both(manifest, tmp_path, options=replace(SMALL, dtype=dtype))
     found, expected = small.item_tokens(ITEMS), exact.item_tokens(ITEMS)
     assert found.values.dtype == found.pooled.dtype == torch.float32
-    assert within_half_a_step(found.values, expected.values, 1)
+    assert within_half_a_step(found.values, expected.values, 1, dtype)
     assert not torch.equal(found.values, expected.values)
     torch.testing.assert_close(found.pooled, expected.pooled, rtol=1e-3, atol=1e-4)
     assert torch.equal(found.valid, expected.valid)
     assert found.values[1].eq(0).all()
     for tap, other in zip(small.item_taps(ITEMS), exact.item_taps(ITEMS), strict=True):
-        assert within_half_a_step(tap, other, (2, 3))
+        assert within_half_a_step(tap, other, (2, 3), dtype)
     rows = np.array([7, 0, 2, 3])
     text, wanted = small.text_tokens(rows), exact.text_tokens(rows)
     assert torch.equal(text.valid, wanted.valid)
-    assert within_half_a_step(text.values, wanted.values, 1)
+    assert within_half_a_step(text.values, wanted.values, 1, dtype)
+    assert text.values[~text.valid].eq(0).all()
+    assert (small.images.width, small.images.taps) == (exact.images.width, exact.images.taps)
+    assert small.texts.width == exact.texts.width
     assert verify(small.folder) == []
     assert small.item_tokens(ITEMS, torch.bfloat16).values.dtype == torch.bfloat16
     batch = small.batch(rows, torch.float16)
     assert {side.values.dtype for side in (batch.image, batch.text)} == {torch.float16}
 
 
-def test_masked_views_come_back_within_half_a_step(manifest, tmp_path):
+@CODES
+def test_masked_views_come_back_within_half_a_step(manifest, tmp_path, dtype):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = vit("vit_tiny_patch16_224", patch_size=8)
-    options = replace(SMALL, layout=Layout("grid", 7), taps=0, masked_views=2)
+    options = replace(SMALL, layout=Layout("grid", 7), taps=0, masked_views=2, dtype=dtype)
     exact, small = both(manifest, tmp_path, encoder, options)
     rows, views = np.array([11, 0, 4, 0]), np.array([1, 0, 1, 1])
     found, expected = small.masked_tokens(rows, views), exact.masked_tokens(rows, views)
-    assert within_half_a_step(found.values, expected.values, 1)
+    seen = expected.valid
+    assert within_half_a_step(found.values, expected.values, 1, dtype)
     assert found.values.dtype == found.pooled.dtype == torch.float32
-    assert torch.equal(found.valid, expected.valid)
+    assert torch.equal(found.valid, seen)
+    assert found.values[~seen].eq(0).all()
     assert verify(small.folder) == []
     size = estimate_size(manifest, encoder, WordEncoder(), options=replace(options, shard_size=12))
     assert sum(shard.size_bytes for shard in small.info.shards) == pytest.approx(size.total_bytes, rel=0.2)
@@ -149,8 +158,9 @@ def test_damaged_scales_are_found(manifest, tmp_path):
         (small.folder / "bank.json").write_text(json.dumps(facts))
 
 
-def test_the_size_counts_codes_and_scales(manifest, tmp_path):
-    options = replace(SMALL, shard_size=12)
+@CODES
+def test_the_size_counts_codes_and_scales(manifest, tmp_path, dtype):
+    options = replace(SMALL, shard_size=12, dtype=dtype)
     size = estimate_size(manifest, PatchEncoder(), WordEncoder(), options=options)
     bank = embed(manifest, PatchEncoder(), WordEncoder(), tmp_path / "bank", options=options)
     assert sum(shard.size_bytes for shard in bank.info.shards) == pytest.approx(size.total_bytes, rel=0.2)
