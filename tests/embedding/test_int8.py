@@ -171,8 +171,8 @@ def test_values_beyond_float16_fit_but_pooled_vectors_say_what_to_do(manifest, t
         embed(manifest, PatchEncoder(gain=4e5), None, tmp_path / "bank", options=SMALL)
 
 
-def test_pooled_vectors_alone_have_nothing_to_share_a_scale_with():
-    with pytest.raises(
-        InputError, match="`dtype`: expected float16, bfloat16 or float32 with the layout pooled, but got"
-    ):
-        EmbedOptions(layout=Layout("pooled"), dtype="int8")
+@CODES
+def test_pooled_vectors_alone_have_nothing_to_share_a_scale_with(dtype):
+    words = f"`dtype`: expected float16, bfloat16 or float32 with the layout pooled, but got {dtype}"
+    with pytest.raises(InputError, match=words):
+        EmbedOptions(layout=Layout("pooled"), dtype=dtype)
