@@ -1,14 +1,14 @@
 """The images of a bank: pictures in batches, volumes slice by slice, through the frozen encoder into shards."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from adaptmed.adaptor.masked import masked_image_tokens
 from adaptmed.bank import Plan, prefetched
@@ -20,13 +20,13 @@ from adaptmed.bank.write import pending_shards, rejected_images, write_image_sha
 from adaptmed.data.images import prepare, read_image, to_bytes
 from adaptmed.data.volumes.reading import as_grey, read_volume, slices_to_input
 from adaptmed.data.volumes.stored import slices_to_store
+from adaptmed.embedding.forward import encoding, forward_image
 from adaptmed.embedding.options import EmbedOptions
 from adaptmed.embedding.plan import Items
-from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError
 from adaptmed.layers.places import token_places
 from adaptmed.runs.processes import Processes
-from adaptmed.types import ImageEncoder, Preprocessing, TextEncoder, Tokens
+from adaptmed.types import ImageEncoder, Preprocessing, Tokens
 
 Progress = Callable[[Kind, int, int], None]
 _VOLUMES_AT_ONCE = 4
@@ -138,29 +138,6 @@ def own_shards(
     return [(number, span) for number, span in pending if number % processes.world == processes.rank], total
 
 
-def place_on_device(encoder: ImageEncoder | TextEncoder, options: EmbedOptions) -> torch.device:
-    """Bring an encoder to the device of the options and return that."""
-    device = options.torch_device
-    (encoder if isinstance(encoder, nn.Module) else encoder.module).to(device)
-    return device
-
-
-def forward_image(
-    encoder: ImageEncoder, pixels: Float[Tensor, "n 3 height width_px"], taps: int, options: EmbedOptions
-) -> tuple[Tokens, list[Tensor]]:
-    """Return the Tokens of pixels and ``taps`` feature maps, on the device."""
-    with _encoding(encoder, options) as device:
-        return tokens_and_taps(encoder, pixels.to(device, non_blocking=True), taps)
-
-
-@contextmanager
-def _encoding(encoder: ImageEncoder, options: EmbedOptions) -> Iterator[torch.device]:
-    """Bring an encoder to its device and compute there, without gradients, in the precision of the options."""
-    device = place_on_device(encoder, options)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-        yield device
-
-
 def _shown_ahead(read: _Reader, numbers: Iterator[int]) -> Generator[_Shown | InputError, None, None]:
     """Read images in background threads, in order; a volume is large, so few of them wait."""
     options = read.options
@@ -218,7 +195,7 @@ def _encode_masked(
     """Return the masked views of some pictures as they are stored, of hidden cells nothing; ``(n, view, …)``."""
     found: list[dict[str, Tensor]] = []
     for seed in range(options.masked_views):
-        with _encoding(encoder, options) as device:
+        with encoding(encoder, options) as device:
             shown = pixels.to(device, non_blocking=True)
             tokens, kept = masked_image_tokens(
                 encoder, shown, options.layout, items=numbers, seed=seed, ratio=options.mask_ratio

@@ -11,7 +11,7 @@ from adaptmed.bank.quantised import stored_bytes
 from adaptmed.data.manifest import Manifest
 from adaptmed.data.volumes.reading import slices_shape
 from adaptmed.data.volumes.stored import stored_pixels
-from adaptmed.embedding.images import forward_image
+from adaptmed.embedding.forward import forward_image
 from adaptmed.embedding.options import EmbedOptions
 from adaptmed.embedding.plan import Items, plan_of
 from adaptmed.types import ImageEncoder, TextEncoder, Tokens

@@ -10,7 +10,8 @@ from adaptmed.bank import Plan
 from adaptmed.bank.layout import arrange_text, to_stored, vector_dtype
 from adaptmed.bank.quantised import scale_name, stored_features
 from adaptmed.bank.write import write_text_shard
-from adaptmed.embedding.images import Progress, own_shards, place_on_device
+from adaptmed.embedding.forward import place_on_device
+from adaptmed.embedding.images import Progress, own_shards
 from adaptmed.embedding.options import EmbedOptions
 from adaptmed.runs.processes import Processes
 from adaptmed.types import TextEncoder, TokenIds, Tokens
