@@ -54,13 +54,14 @@ def write_pictures(folder: Path, pairs: int = 40) -> Manifest:
     return Manifest.read(folder / "m.csv")
 
 
-def write_masked_banks(folder: Path) -> dict[str, Bank]:
+def write_masked_banks(folder: Path, *, dtype: str = "float32") -> dict[str, Bank]:
     """Two banks of the same pairs: ``views`` with two masked views of every picture, ``plain`` without."""
     torch.manual_seed(0)
     image = load_image_encoder(f"hf:{save_image_model(folder / 'vit')}")
     text = load_text_encoder(f"hf:{save_words_model(folder / 'bert')}")
     manifest = write_pictures(folder)
-    options = {"views": replace(OPTIONS, masked_views=2), "plain": replace(OPTIONS, pixels=True)}
+    plain = replace(OPTIONS, dtype=dtype, pixels=True)
+    options = {"views": replace(plain, pixels=None, masked_views=2), "plain": plain}
     return {name: embed(manifest, image, text, folder / name, options=how) for name, how in options.items()}
 
 

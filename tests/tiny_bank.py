@@ -8,8 +8,9 @@ import torch
 
 from adaptmed.bank import Bank, BankInfo, Plan, TokenSource
 from adaptmed.bank.seal import seal
+from adaptmed.bank.shards import Shard
 from adaptmed.bank.write import begin, write_image_shard, write_text_shard
-from adaptmed.types import Preprocessing, TokenIds, Tokens
+from adaptmed.types import Preprocessing, TokenIds
 
 GRID, IMAGE_WIDTH, TEXT_WIDTH, CAUSES = (2, 3), 12, 10, 4
 HALF = (0.5, 0.5, 0.5)
@@ -46,8 +47,7 @@ def write_tiny_bank(
     for number, start in enumerate(range(0, pairs, shard_size)):
         span = slice(start, start + shard_size)
         part = images[span]
-        valid = torch.ones(part.shape[:2], dtype=torch.bool)
-        write_image_shard(folder, number, [Tokens(part, valid, part.mean(1), GRID, 1)])
+        write_image_shard(folder, number, [{"values": part, "pooled": part.mean(1)}], Shard(grid=GRID, prefix=1))
         if not holds_texts:
             continue
         ragged = [text[:length] for text, length in zip(texts[span], lengths[span], strict=True)]

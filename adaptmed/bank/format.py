@@ -80,7 +80,8 @@ class Plan:
         images_sha256: Of the number of each row's distinct image, so that links that lead elsewhere are another plan.
         schema: Version of this format.
         taps: Taps of the encoder, all but the deepest stored; 0 for none.
-        pixels: Whether the encoder's input is stored.
+        pixels: Whether what the encoder is shown is stored.
+        own_size: Whether those pixels are slices at their own size, in one channel; else they are the encoder's input.
     """
 
     image: TokenSource | None
@@ -95,6 +96,7 @@ class Plan:
     schema: int = SCHEMA
     taps: int = 0
     pixels: bool = False
+    own_size: bool = False
 
     @property
     def volumes(self) -> bool:
@@ -121,8 +123,9 @@ class StoredImages:
 
     ``count`` distinct pictures, or with ``plane`` slices of volumes, shown with ``window``. ``lora`` is the digest of
     the LoRA inside the encoder, which then stands in the bank's folder ``image_lora``. ``taps`` are the stored maps,
-    shallow to deep, without the deepest one; ``pixels`` says whether the encoder's input is stored. Of every picture
-    there are ``masked_views`` passes that hid the share ``mask_ratio`` of its cells, with the seeds 0, 1, ….
+    shallow to deep, without the deepest one; ``pixels`` says whether what the encoder was shown is stored: its input,
+    or with ``own_size`` the slices of volumes before they were brought to the input's size. Of every picture there are
+    ``masked_views`` passes that hid the share ``mask_ratio`` of its cells, with the seeds 0, 1, ….
     """
 
     name: str
@@ -141,6 +144,7 @@ class StoredImages:
     window: tuple[float, float] | None = None
     masked_views: int = 0
     mask_ratio: float | None = None
+    own_size: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,15 @@ from torch.nn.functional import adaptive_avg_pool2d
 from adaptmed.errors import BankError, InputError, sentence
 from adaptmed.types import Tokens
 
-DType = Literal["float16", "bfloat16", "float32"]
-DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DType = Literal["float16", "bfloat16", "float32", "int8", "int4"]
+DTYPES: dict[str, torch.dtype] = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "int8": torch.int8,
+    "int4": torch.uint8,
+}
+"""How the features of a bank are stored; of int4 a byte holds two."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +103,13 @@ def arrange_text(tokens: Tokens, layout: Layout) -> Tokens:
     return _only_pooled(tokens) if layout.kind == "pooled" else tokens
 
 
+def vector_dtype(dtype: DType) -> DType:
+    """Return the dtype of pooled vectors: one vector has nothing to share a scale with, so float16 beside codes."""
+    return "float16" if dtype in ("int8", "int4") else dtype
+
+
 def to_stored(values: Float[Tensor, "*shape"], dtype: DType) -> Float[Tensor, "*shape"]:
-    """Cast features to the bank's dtype.
+    """Cast features to the bank's dtype; codes are from ``quantised.stored_features``.
 
     Raises:
         BankError: A value is not finite, or is outside the range of float16 (65504).

@@ -1,15 +1,20 @@
-"""Gathering items from memory-mapped shards: one vectorised selection per shard touched, never a loop over items."""
+"""Gathering items from memory-mapped shards: one vectorised selection per shard touched, never a loop over items.
+
+Where a shard holds codes of features with scales beside them, the items that are asked are turned into numbers again;
+what is mapped stays as it is.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
+from adaptmed.bank.quantised import dequantise, scale_name
 from adaptmed.bank.shards import Shard
 
 Items = NDArray[np.int64]
@@ -31,6 +36,22 @@ class MappedShards:
     def shard_of(self, items: Items) -> Items:
         """Return the shard number of each item; -1 for the item -1."""
         return np.searchsorted(self._starts, items, side="right") - 1
+
+    def features(self, name: str, items: Items, views: Items | None = None) -> Float[Tensor, "n *shape"]:
+        """Select items of a tensor of features as ``gather`` does; float32 where codes with scales are stored."""
+        values = self.gather(name, items, views)
+        if self._holds(scale_name(name)):
+            return dequantise(values, self.gather(scale_name(name), items, views))
+        return values
+
+    def ragged_features(
+        self, name: str, offsets: str, items: Items
+    ) -> tuple[Float[Tensor, "n longest *shape"], Bool[Tensor, "n longest"]]:
+        """Select items of a ragged tensor of features as ``gather_ragged`` does; float32 where codes are stored."""
+        values, valid = self.gather_ragged(name, offsets, items)
+        if self._holds(scale_name(name)):
+            values = dequantise(values, self.gather(scale_name(name), items)).masked_fill_(~valid[..., None], 0)
+        return values, valid
 
     def gather(self, name: str, items: Items, views: Items | None = None) -> Shaped[Tensor, "n *shape"]:
         """Select items of a tensor with one entry per item, in the order asked; the item -1 gives zeros.
@@ -89,6 +110,9 @@ class MappedShards:
 
     def _local(self, number: int, items: Items) -> Items:
         return items - self._starts[number]
+
+    def _holds(self, name: str) -> bool:
+        return name in self._tensors(self._filled_shard())
 
     def _zeros(self, name: str, count: int, axes: int = 1) -> Tensor:
         example = self._tensors(self._filled_shard())[name]

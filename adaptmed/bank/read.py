@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adaptmed.bank.files import read_rows, require_shards
 from adaptmed.bank.format import INFO, PLAN, ROWS, BankInfo, Kind, StoredImages, StoredTexts
+from adaptmed.bank.lacking import lacks, require_pictures, require_pixels
 from adaptmed.bank.mapped import MappedShards
 from adaptmed.bank.shards import tap_names
 from adaptmed.errors import BankError, sentence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 Items = NDArray[np.int64] | Sequence[int]
-_MASKED = ("values", "kept", "pooled")
 
 
 class Bank:
@@ -34,7 +34,7 @@ class Bank:
 
     Rows are numbered from 0 in the order of ``rows``. Image items are numbered from 0 too: distinct pictures, or the
     slices of distinct volumes, those of one volume behind each other. Values come in the stored dtype unless another is
-    asked.
+    asked, and in float32 where int8 is stored.
 
     Attributes:
         folder: Where it stands.
@@ -81,7 +81,7 @@ class Bank:
             BankError: The bank holds no images.
         """
         if self.info.images is None:
-            raise self._lacks("images", "--image-encoder")
+            raise lacks(self.folder, "images", "--image-encoder")
         return self.info.images
 
     @property
@@ -92,7 +92,7 @@ class Bank:
             BankError: The bank holds no texts.
         """
         if self.info.texts is None:
-            raise self._lacks("texts", "--text-encoder")
+            raise lacks(self.folder, "texts", "--text-encoder")
         return self.info.texts
 
     @property
@@ -123,7 +123,7 @@ class Bank:
         Raises:
             BankError: The bank holds no images, or volumes.
         """
-        self._require_pictures()
+        require_pictures(self.folder, self.info.images)
         return self.item_tokens(self._index("image", rows), dtype)
 
     @property
@@ -144,10 +144,10 @@ class Bank:
             BankError: The bank holds no images.
         """
         images, items = self.images, np.asarray(items, dtype=np.int64)
-        values = self._shards["image"].gather("values", items)
+        values = self._shards["image"].features("values", items)
         valid = torch.from_numpy(items >= 0)[:, None].repeat(1, values.shape[1])
         pooled = self._shards["image"].gather("pooled", items)
-        return Tokens(values.to(dtype), valid, pooled.to(dtype), images.grid, images.prefix)
+        return Tokens(values.to(dtype), valid, pooled.to(dtype or values.dtype), images.grid, images.prefix)
 
     def item_taps(
         self, items: Items, dtype: torch.dtype | None = None
@@ -159,9 +159,9 @@ class Bank:
         """
         names = tap_names(len(self.images.taps))
         if not names:
-            raise self._lacks("taps", "--taps 4")
+            raise lacks(self.folder, "taps", "--taps 4")
         items = np.asarray(items, dtype=np.int64)
-        return [self._shards["image"].gather(name, items).to(dtype) for name in names]
+        return [self._shards["image"].features(name, items).to(dtype) for name in names]
 
     def item_pixels(self, items: Items) -> UInt8[Tensor, "n 3 height width_px"]:
         """Return what the encoder was given of pictures or slices, in 256 steps from black to white; -1 gives zeros.
@@ -169,11 +169,23 @@ class Bank:
         ``data.images.from_bytes`` makes the encoder's input of them again.
 
         Raises:
-            BankError: The bank holds no pixels.
+            BankError: The bank holds no pixels, or slices at their own size.
         """
-        if not self.images.pixels:
-            raise self._lacks("pixels", "--pixels")
+        require_pixels(self.folder, self.images, own_size=False)
         return self._shards["image"].gather("pixels", np.asarray(items, dtype=np.int64))
+
+    def item_slices(self, items: Items) -> tuple[UInt8[Tensor, "n longest"], Int[Tensor, "n 2"]]:
+        """Return slices as they are stored, row behind row in one channel, and the size ``(height, width)`` of each.
+
+        ``data.volumes.stored.slices_from_store`` makes the encoder's input of them. -1 gives zeros of size (0, 0).
+
+        Raises:
+            BankError: The bank holds no pixels, or pixels at the size of the encoder's input.
+        """
+        require_pixels(self.folder, self.images, own_size=True)
+        shards, items = self._shards["image"], np.asarray(items, dtype=np.int64)
+        planes, _ = shards.gather_ragged("pixels", "pixel_offsets", items)
+        return planes, shards.gather("pixel_sizes", items).long()
 
     def masked_tokens(self, rows: Rows, views: Items, dtype: torch.dtype | None = None) -> Tokens:
         """Return what the image encoder gave of these rows when it saw a part of their cells.
@@ -191,14 +203,16 @@ class Bank:
         """
         images, items, views = self.images, self._index("image", rows), np.asarray(views, dtype=np.int64)
         if images.masked_views == 0:
-            raise self._lacks("masked views", "--masked-views 4")
+            raise lacks(self.folder, "masked views", "--masked-views 4")
         if len(views) and not (views.min() >= 0 and views.max() < images.masked_views):
             expected, fix = f"numbers from 0 to {images.masked_views - 1}", "Ask for these views."
             raise BankError(sentence("views", expected=expected, got=[int(view) for view in views[:9]], fix=fix))
-        seen, kept, pooled = (self._shards["image"].gather(f"masked_{name}", items, views) for name in _MASKED)
+        shards = self._shards["image"]
+        seen = shards.features("masked_values", items, views)
+        kept, pooled = (shards.gather(f"masked_{name}", items, views) for name in ("kept", "pooled"))
         values, valid = put_back(seen, kept, prefix=images.prefix, cells=math.prod(images.grid))
         valid &= torch.from_numpy(items >= 0)[:, None]
-        return Tokens(values.to(dtype), valid, pooled.to(dtype), images.grid, images.prefix)
+        return Tokens(values.to(dtype), valid, pooled.to(dtype or values.dtype), images.grid, images.prefix)
 
     def text_tokens(self, rows: Rows, dtype: torch.dtype | None = None) -> Tokens:
         """Return the text Tokens of these rows, zero-padded to the longest of them; no valid token without text.
@@ -207,10 +221,11 @@ class Bank:
             BankError: The bank holds no texts.
         """
         if not self.holds_texts:
-            raise self._lacks("texts", "--text-encoder")
+            raise lacks(self.folder, "texts", "--text-encoder")
         index = self._index("text", rows)
-        values, valid = self._shards["text"].gather_ragged("values", "offsets", index)
-        return Tokens(values.to(dtype), valid, self._shards["text"].gather("pooled", index).to(dtype))
+        values, valid = self._shards["text"].ragged_features("values", "offsets", index)
+        pooled = self._shards["text"].gather("pooled", index)
+        return Tokens(values.to(dtype), valid, pooled.to(dtype or values.dtype))
 
     def input_ids(self, rows: Rows) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
         """Return the word ids of these rows' texts, padded on the right with 0, and where they are valid.
@@ -219,7 +234,7 @@ class Bank:
             BankError: The bank holds no texts.
         """
         if not self.holds_texts:
-            raise self._lacks("word ids", "--text-encoder")
+            raise lacks(self.folder, "word ids", "--text-encoder")
         ids, valid = self._shards["text"].gather_ragged("input_ids", "id_offsets", self._index("text", rows))
         return ids.long(), valid
 
@@ -250,7 +265,7 @@ class Bank:
         """
         column = self.info.class_column
         if column is None:
-            raise self._lacks("classes", "--class-column")
+            raise lacks(self.folder, "classes", "--class-column")
         return torch.from_numpy(self.rows[column].to_numpy(np.int64)[rows])
 
     def shard_of(self, rows: Rows) -> Rows:
@@ -259,7 +274,7 @@ class Bank:
         Raises:
             BankError: The bank holds volumes.
         """
-        self._require_pictures()
+        require_pictures(self.folder, self.info.images)
         kind: Kind = "text" if self.info.images is None else "image"
         return self._shards[kind].shard_of(self._index(kind, rows))
 
@@ -277,12 +292,3 @@ class Bank:
     @cached_property
     def _labels(self) -> NDArray[np.float32]:
         return self.rows[list(self.info.labels)].to_numpy(np.float32)
-
-    def _require_pictures(self) -> None:
-        if self.holds_volumes:
-            got, fix = "a bank of volumes", "Use `--task segmentation`, which reads volumes slice by slice."
-            raise BankError(sentence(str(self.folder), expected="a bank of pictures", got=got, fix=fix))
-
-    def _lacks(self, part: str, option: str) -> BankError:
-        fix = f"Run `adaptmed embed` with {option} into another --out."
-        return BankError(sentence(str(self.folder), expected=f"a bank that holds {part}", got="none of them", fix=fix))

@@ -120,6 +120,7 @@ def _stored_images(plan: Plan, shards: tuple[Shard, ...]) -> StoredImages | None
         lora=source.lora,
         taps=filled.taps,
         pixels=plan.pixels,
+        own_size=plan.own_size,
         plane=source.plane,
         window=source.window,
         masked_views=len(source.mask_seeds),

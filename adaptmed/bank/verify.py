@@ -1,21 +1,25 @@
 """Verifying a bank: every hash and every shape again. Nothing is deleted or repaired."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from adaptmed.bank.format import INFO, ROWS, BankInfo, StoredImages, StoredTexts
-from adaptmed.bank.layout import DTYPES
+from adaptmed.bank.layout import DTYPES, DType, vector_dtype
+from adaptmed.bank.quantised import LARGEST, scale_name, stored_shape
 from adaptmed.bank.shards import Shard, tap_names
 from adaptmed.errors import BankError, sentence
 from adaptmed.files import sha256_of
 
 _OWN_DTYPES = {
     "pixels": torch.uint8,
+    "pixel_sizes": torch.int32,
+    "pixel_offsets": torch.int64,
     "masked_kept": torch.int32,
     "offsets": torch.int64,
     "input_ids": torch.int32,
@@ -63,7 +67,7 @@ def _fault(path: Path, shard: Shard, info: BankInfo) -> str | None:
     if shard.count == 0:
         return None
     for name, tensor in tensors.items():
-        dtype = _OWN_DTYPES.get(name, DTYPES[info.dtype])
+        dtype = _dtype_of(name, info)
         if tensor.dtype != dtype:
             return f"expected {str(dtype).removeprefix('torch.')}, but got {tensor.dtype} in {name}"
     if path.name.startswith("image") and info.images is not None:
@@ -72,8 +76,17 @@ def _fault(path: Path, shard: Shard, info: BankInfo) -> str | None:
         expected = _text_shapes(shard, info.texts, tensors)
     else:
         return f"expected a shard of what {INFO} describes, but got another"
+    if info.dtype in LARGEST:
+        expected = _coded(expected, info.dtype, shard.count)
     got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     return None if got == expected else f"expected shapes {expected}, but got {got}"
+
+
+def _dtype_of(name: str, info: BankInfo) -> torch.dtype:
+    if name.endswith(scale_name("")):
+        return torch.bfloat16
+    features = cast(DType, info.dtype)
+    return _OWN_DTYPES.get(name, DTYPES[vector_dtype(features) if name.endswith("pooled") else features])
 
 
 def _image_shapes(shard: Shard, images: StoredImages, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -86,15 +99,35 @@ def _image_shapes(shard: Shard, images: StoredImages, tensors: dict[str, Tensor]
         views, kept = (count, images.masked_views), tensors["masked_kept"].shape[-1] if "masked_kept" in tensors else 0
         shapes["masked_values"] = (*views, images.prefix + kept, images.width)
         shapes |= {"masked_pooled": (*views, images.width), "masked_kept": (*views, kept)}
+    if images.own_size:
+        flat = {"pixels": (_last(tensors, "pixel_offsets"),), "pixel_offsets": (count + 1,), "pixel_sizes": (count, 2)}
+        return shapes | flat
     return shapes | ({"pixels": (count, 3, *images.preprocessing.image_size_px)} if images.pixels else {})
+
+
+def _coded(shapes: Mapping[str, tuple[int, ...]], dtype: str, count: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes with codes, and scales: one per channel of every picture, slice, masked view or text."""
+    found = dict(shapes)
+    for name, shape in shapes.items():
+        if name in ("values", "masked_values"):
+            items = (count,) if "offsets" in shapes else shape[:-2]
+            found |= {name: stored_shape(shape, dtype, -1), scale_name(name): (*items, 1, shape[-1])}
+        elif name.startswith("tap"):
+            found |= {name: stored_shape(shape, dtype, 1), scale_name(name): (*shape[:2], 1, 1)}
+    return found
 
 
 def _text_shapes(shard: Shard, texts: StoredTexts, tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     edges = (shard.count + 1,)
     return {
-        "values": (int(tensors["offsets"][-1]), texts.width),
+        "values": (_last(tensors, "offsets"), texts.width),
         "offsets": edges,
         "pooled": (shard.count, texts.width),
-        "input_ids": (int(tensors["id_offsets"][-1]),),
+        "input_ids": (_last(tensors, "id_offsets"),),
         "id_offsets": edges,
     }
+
+
+def _last(tensors: Mapping[str, Tensor], name: str) -> int:
+    """Where the last item ends; -1 without offsets."""
+    return int(tensors[name][-1]) if name in tensors else -1

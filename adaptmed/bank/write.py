@@ -8,19 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import BFloat16, Float, Shaped
 from safetensors.torch import save_file
 from torch import Tensor
 
 from adaptmed.bank.files import read_json
 from adaptmed.bank.format import INFO, PLAN, SHARDS, Kind, Plan
+from adaptmed.bank.quantised import scale_name
 from adaptmed.bank.shards import Shard, StoredTap, tap_names
 from adaptmed.errors import BankError, sentence
 from adaptmed.files import is_unfinished, sha256_of, write_json, written_whole
-from adaptmed.types import TokenIds, Tokens
+from adaptmed.types import TokenIds
 
-_LATER = {"taps": 0, "pixels": False, "image.plane": None, "image.window": None, "image.mask_ratio": None}
+_LATER = {
+    "taps": 0,
+    "pixels": False,
+    "own_size": False,
+    "image.plane": None,
+    "image.window": None,
+    "image.mask_ratio": None,
+}
 """What plans written before these were options meant."""
+_NO_FACTS = Shard()
 
 
 def begin(folder: Path, plan: Plan) -> bool:
@@ -40,6 +49,17 @@ def begin(folder: Path, plan: Plan) -> bool:
     if not whole:
         write_json(folder / PLAN, plan.as_dict())
     return whole
+
+
+def as_begun(folder: Path, plan: Plan) -> Plan:
+    """Return a plan that keeps the pixels of volumes as the bank in a folder keeps them, if one was begun there.
+
+    Raises:
+        BankError: The plan in the folder is damaged.
+    """
+    if not (plan.own_size and (folder / PLAN).exists()):
+        return plan
+    return replace(plan, own_size=bool(read_json(folder / PLAN).get("own_size", False)))
 
 
 def is_whole(folder: Path, plan: Plan) -> bool:
@@ -76,7 +96,7 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
         expected, got = f"{needed_bytes / 1e9:.2f} GB of free disk", f"{free / 1e9:.2f} GB"
-        fix = "Free some, choose another --out, or store less: --layout pooled, a smaller --grid, --dtype float16."
+        fix = "Free some, choose another --out, or store less: --layout pooled, a smaller --grid, --dtype int8."
         raise BankError(sentence(str(folder), expected=expected, got=got, fix=fix))
 
 
@@ -104,41 +124,39 @@ def reopen(folder: Path, numbers: Iterable[int]) -> None:
 def write_image_shard(
     folder: Path,
     number: int,
-    pieces: Sequence[Tokens],
-    rejects: Iterable[tuple[int, str]] = (),
-    *,
-    beside: Sequence[Mapping[str, Tensor]] = (),
-    slices: Iterable[int] = (),
+    pieces: Sequence[Mapping[str, Tensor]],
+    facts: Shard = _NO_FACTS,
 ) -> Shard:
     """Write one shard of images whole, and after it the json that says so.
 
     Args:
         folder: Of the bank.
         number: Of the shard.
-        pieces: Tokens of its images in the bank's layout and dtype, in order; empty when all were rejected.
-        rejects: Number of the distinct image and reason of those that could not be read.
-        beside: What else is stored of each piece: ``tap0``, ``tap1``, … shallow to deep, ``pixels``, and of
-            masked views ``masked_values``, ``masked_pooled`` and ``masked_kept``.
-        slices: How many each volume has; empty for pictures.
+        pieces: Of some of its images each, in order, by the names of the tensors in the shard, in the bank's layout and
+            dtype: ``values`` and ``pooled`` of their Tokens, ``tap0``, ``tap1``, … shallow to deep, ``masked_values``,
+            ``masked_pooled`` and ``masked_kept`` of masked views, the scales of codes, and ``pixels``; of slices at
+            their own size these are flat, with ``pixel_lengths`` and ``pixel_sizes``. Empty when all were rejected.
+        facts: Grid and prefix of their Tokens, rejects, and of volumes slices; everything else is filled in here.
     """
     tensors = {"values": torch.empty(0, 0, 0), "pooled": torch.empty(0, 0)}
-    facts = Shard(rejects=tuple(rejects), slices=tuple(slices))
     if pieces:
-        tensors = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in tensors}
-        facts = replace(facts, grid=pieces[0].grid, prefix=pieces[0].prefix)
-    if beside:
-        tensors |= {name: torch.cat([piece[name] for piece in beside]) for name in beside[0]}
-        maps = [tensors[name].shape for name in tap_names(len(beside[0])) if name in tensors]
-        facts = replace(facts, taps=tuple(StoredTap(shape[1], (shape[2], shape[3])) for shape in maps))
+        tensors = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        names = [name for name in tap_names(len(tensors)) if name in tensors]
+        widths = [tensors.get(scale_name(name), tensors[name]).shape[1] for name in names]
+        grids = [(tensors[name].shape[2], tensors[name].shape[3]) for name in names]
+        facts = replace(facts, taps=tuple(map(StoredTap, widths, grids)))
+    if "pixel_lengths" in tensors:
+        tensors["pixel_offsets"] = _offsets(tensors.pop("pixel_lengths"))
     return _write_shard(folder, "image", number, tensors, facts)
 
 
 def write_text_shard(
     folder: Path,
     number: int,
-    values: Sequence[Float[Tensor, "_ width"]],
+    values: Sequence[Shaped[Tensor, "_ _channel"]],
     pooled: Sequence[Float[Tensor, " width"]],
     ids: TokenIds,
+    scales: Sequence[BFloat16[Tensor, "1 width"]] = (),
 ) -> Shard:
     """Write one shard of texts whole, without padding, and after it the json that says so.
 
@@ -148,6 +166,7 @@ def write_text_shard(
         values: Token features ``(token, width)`` of each text, in the bank's layout and dtype.
         pooled: Pooled vector of each text.
         ids: Their word ids; with the layout ``pooled`` there are more of them than tokens.
+        scales: Of the codes of each text, where ``values`` are codes.
     """
     tensors = {
         "values": torch.cat(list(values)),
@@ -156,6 +175,8 @@ def write_text_shard(
         "input_ids": ids.input_ids[ids.valid].to(torch.int32),
         "id_offsets": _offsets(ids.valid.sum(dim=1)),
     }
+    if scales:
+        tensors[scale_name("values")] = torch.stack(list(scales))
     return _write_shard(folder, "text", number, tensors, Shard(truncated=int(ids.truncated.sum())))
 
 
@@ -170,7 +191,7 @@ def _write_shard(folder: Path, kind: Kind, number: int, tensors: Mapping[str, Te
     with written_whole(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
         digest, size = sha256_of(temporary), temporary.stat().st_size
-    count, width = len(tensors["pooled"]), tensors["values"].shape[-1]
+    count, width = tensors["pooled"].shape
     shard = replace(facts, file=stem, count=count, width=width, size_bytes=size, sha256=digest)
     write_json(record, asdict(shard))
     return shard

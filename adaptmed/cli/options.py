@@ -59,8 +59,9 @@ class StoredOptions:
     default is the largest side up to 8 whose cells are whole blocks of the encoder's patches: 7 of a grid of 14, 8 of
     16 and of 24."""
 
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """Number format on disk."""
+    dtype: Literal["float16", "bfloat16", "float32", "int8", "int4"] = "float16"
+    """Number format on disk. int8 takes half of float16 and int4 about a quarter: whole numbers, and of every picture,
+    slice or text one scale per channel; not with --layout pooled."""
 
     shard_size: int | None = None
     """Images or texts per file; what an interruption can lose at most. 256 by default, or 4 volumes."""
@@ -71,7 +72,8 @@ class StoredOptions:
 
     pixels: bool | None = None
     """Store what the encoder sees of each image in 8 bits, for decoders that read it and for masked pre-training that
-    predicts it; by default of volumes and with --masked-views, not of other pictures."""
+    predicts it; by default of volumes, whose slices are kept at their own size, and with --masked-views, not of other
+    pictures."""
 
     masked_views: int = 0
     """For masked pre-training: passes of every picture of which the encoder sees a part only; 4 stores four, each with

@@ -1,40 +1,22 @@
 """Embedding: a manifest through the frozen encoders into a bank."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from adaptmed.adaptor.records import keep_lora
 from adaptmed.bank import Bank, BankInfo, Plan
 from adaptmed.bank.format import SHARDS
-from adaptmed.bank.layout import DTYPES
 from adaptmed.bank.seal import seal
-from adaptmed.bank.write import begin, is_whole, reopen, require_space
+from adaptmed.bank.write import as_begun, begin, is_whole, reopen, require_space
 from adaptmed.data.manifest import Manifest
-from adaptmed.embedding.images import Progress, image_sizes, mended_shards, write_images
+from adaptmed.embedding.images import Progress, mended_shards, write_images
 from adaptmed.embedding.options import EmbedOptions
 from adaptmed.embedding.plan import Items, plan_of
+from adaptmed.embedding.sizes import SizeEstimate, estimate_size, size_of
 from adaptmed.embedding.texts import _write_texts
 from adaptmed.runs.processes import join, together
 from adaptmed.types import ImageEncoder, TextEncoder
 
 __all__ = ["EmbedOptions", "SizeEstimate", "embed", "estimate_size"]
-
-
-@dataclass(frozen=True)
-class SizeEstimate:
-    """What a bank will take on disk; the length of texts is estimated from a sample.
-
-    Attributes:
-        images: Distinct images: pictures or volumes.
-        texts: Distinct texts.
-        total_bytes: Of all shards.
-        slices: Of the volumes, as their headers say; ``None`` where images are pictures.
-    """
-
-    images: int
-    texts: int
-    total_bytes: int
-    slices: int | None = None
 
 
 def embed(
@@ -73,7 +55,7 @@ def embed(
     options = options or EmbedOptions()
     processes = join(options.device)
     items = Items.of(manifest, image_encoder, text_encoder)
-    plan = plan_of(manifest, items, image_encoder, text_encoder, options)
+    plan = as_begun(out, plan_of(manifest, items, image_encoder, text_encoder, options))
 
     def is_left() -> bool:
         return _begin(items, plan, image_encoder, text_encoder, out, options)
@@ -99,56 +81,17 @@ def _begin(
 ) -> bool:
     """Open the folder for writing and tell whether anything is left to write."""
     whole = is_whole(out, plan)
-    mended = [] if image_encoder is None else mended_shards(items, image_encoder, out, options)
+    mended = [] if image_encoder is None else mended_shards(items, image_encoder, out, plan, options)
     if whole and not mended:
         return False
     written = sum(file.stat().st_size for file in (out / SHARDS).glob("*.safetensors"))
-    size = _estimate(items, image_encoder, text_encoder, plan, options)
+    size = size_of(items, image_encoder, text_encoder, plan, options)
     require_space(out, size.total_bytes - written)
     begin(out, plan)
     reopen(out, mended)
     keep_lora(image_encoder, out / "image_lora")
     keep_lora(text_encoder, out / "text_lora")
     return True
-
-
-def estimate_size(
-    manifest: Manifest,
-    image_encoder: ImageEncoder | None,
-    text_encoder: TextEncoder | None,
-    *,
-    options: EmbedOptions | None = None,
-) -> SizeEstimate:
-    """Estimate a bank's size from one blank image, the headers of volumes and at most 256 of the texts.
-
-    Raises:
-        InputError: As of ``embed``.
-    """
-    options = options or EmbedOptions()
-    items = Items.of(manifest, image_encoder, text_encoder)
-    plan = plan_of(manifest, items, image_encoder, text_encoder, options)
-    return _estimate(items, image_encoder, text_encoder, plan, options)
-
-
-def _estimate(
-    items: Items,
-    image_encoder: ImageEncoder | None,
-    text_encoder: TextEncoder | None,
-    plan: Plan,
-    options: EmbedOptions,
-) -> SizeEstimate:
-    total, slices = 0, None
-    if image_encoder is not None:
-        count, size_bytes = image_sizes(items, image_encoder, plan, options)
-        total += count * size_bytes
-        slices = count if items.volumes else None
-    if text_encoder is not None:
-        sample = items.texts[:: -(-len(items.texts) // 256)]
-        mean_ids = text_encoder.tokenize(sample, options.max_tokens_of(text_encoder)).valid.sum().item() / len(sample)
-        mean_tokens = 1.0 if options.layout.kind == "pooled" else mean_ids
-        per_text = (mean_tokens + 1) * text_encoder.width * DTYPES[options.dtype].itemsize + 4 * mean_ids + 16
-        total += round(len(items.texts) * per_text)
-    return SizeEstimate(len(items.images), len(items.texts), total, slices)
 
 
 def _seal(manifest: Manifest, items: Items, plan: Plan, out: Path) -> None:

@@ -22,7 +22,8 @@ class EmbedOptions:
 
     Attributes:
         layout: Which tokens are kept.
-        dtype: Of the stored features.
+        dtype: Of the stored features; with ``int8`` and ``int4`` every picture, slice or text has a scale per channel,
+            and pooled vectors are float16.
         precision: Of the computation: ``bf16`` is autocast, ``fp32`` is exact; by default what the machine computes
             fast.
         max_tokens: Where texts are cut; ``None`` is the encoder's limit or 256, whichever is smaller.
@@ -34,15 +35,17 @@ class EmbedOptions:
         strict: Raise at the first unreadable image instead of leaving its rows out.
         taps: Feature maps for decoders, as many as ``encoder.taps`` is asked for; the deepest is not stored, because
             the fused grid takes its place. 0 stores none.
-        pixels: Whether the encoder's input is stored, in 8 bits; ``None``: of volumes and beside masked views, whose
-            hidden patches are predicted, not of other pictures.
+        pixels: Whether what the encoder sees is stored, in 8 bits: of pictures its input, of volumes the slices at
+            their own size; ``None``: of volumes and beside masked views, whose hidden patches are predicted, not of
+            other pictures.
         masked_views: Passes of every picture of which the encoder sees a part of the layout's cells.
         mask_ratio: Share of the cells that they hide, in [0, 1).
         plane: Of the slices of volumes.
         window: ``(level, width)`` that volumes are shown with; ``None``: from percentiles (``data.volumes.as_grey``).
 
     Raises:
-        InputError: A count is out of range, a single tap, a window without width, or there is no such device.
+        InputError: A count is out of range, a single tap, a window without width, codes for pooled vectors alone, or
+            there is no such device.
     """
 
     layout: Layout = field(default_factory=Layout)
@@ -72,6 +75,10 @@ class EmbedOptions:
             raise InputError(sentence("taps", expected="0 or at least 2", got=self.taps, fix=fix))
         if self.masked_views < 0:
             raise InputError(sentence("masked_views", expected="at least 0", got=self.masked_views, fix="Pass 4."))
+        if self.dtype in ("int8", "int4") and self.layout.kind == "pooled":
+            expected, fix = "float16, bfloat16 or float32 with the layout pooled", "Pass --dtype float16."
+            got = f"{self.dtype}, whose scales would be as large as the vectors"
+            raise InputError(sentence("dtype", expected=expected, got=got, fix=fix))
         if self.window is not None:
             check_window(self.window)
         _require_device(self.device)

@@ -118,6 +118,7 @@ def plan_of(
             image = replace(image, mask_seeds=tuple(range(views)), mask_ratio=float(options.mask_ratio))
     if text_encoder is not None:
         text = _source(text_encoder, max_tokens=options.max_tokens_of(text_encoder))
+    pixels = bool(items.images) and (items.volumes or views > 0 if options.pixels is None else options.pixels)
     rows_sha256 = hashlib.sha256(manifest.frame.to_csv(index=False).encode()).hexdigest()
     return Plan(
         *(image, text, manifest.sha256, rows_sha256),
@@ -127,7 +128,8 @@ def plan_of(
         shard_size=options.shard_size or (4 if items.volumes else 256),
         images_sha256=hashlib.sha256(items.image_index.tobytes()).hexdigest(),
         taps=options.taps if items.images else 0,
-        pixels=bool(items.images) and (items.volumes or views > 0 if options.pixels is None else options.pixels),
+        pixels=pixels,
+        own_size=pixels and items.volumes,
     )
 
 

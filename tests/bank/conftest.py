@@ -10,8 +10,9 @@ import torch
 
 from adaptmed.bank import Bank, BankInfo, Plan, TokenSource
 from adaptmed.bank.seal import seal
+from adaptmed.bank.shards import Shard
 from adaptmed.bank.write import begin, write_image_shard, write_text_shard
-from adaptmed.types import Preprocessing, TokenIds, Tokens
+from adaptmed.types import Preprocessing, TokenIds
 
 GRID, WIDTH = (2, 3), 5
 IMAGE = TokenSource("fake:image", "aa" * 32, preprocessing=Preprocessing((8, 12), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
@@ -37,8 +38,7 @@ def write_bank(folder: Path, *, dtype: str = "float16", images: int = 10, texts:
     pooled = torch.randn(images, WIDTH, generator=generator).to(kind)
     for number, start in enumerate(range(0, images, 4)):
         part, vectors = values[start : start + 4], pooled[start : start + 4]
-        valid = torch.ones(part.shape[:2], dtype=torch.bool)
-        write_image_shard(folder, number, [Tokens(part, valid, vectors, GRID, 1)])
+        write_image_shard(folder, number, [{"values": part, "pooled": vectors}], Shard(grid=GRID, prefix=1))
     lengths = [int(length) for length in torch.randint(1, 10, (texts,), generator=generator)]
     ragged = [torch.randn(length, WIDTH, generator=generator).to(kind) for length in lengths]
     ids = [torch.randint(1, 99, (length,), generator=generator) for length in lengths]

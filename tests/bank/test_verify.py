@@ -5,12 +5,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adaptmed.bank import verify
+from adaptmed.bank import Shard, verify
 from adaptmed.bank.write import write_image_shard
 from adaptmed.embedding.embed import embed
 from adaptmed.errors import BankError
 from adaptmed.files import sha256_of
-from adaptmed.types import Tokens
 from tests.tiny_encoders import EXACT, PatchEncoder, make_manifest
 
 
@@ -37,7 +36,7 @@ def test_a_missing_shard_is_found(known):
 def test_a_shard_of_other_shape_or_dtype_is_found_behind_a_right_hash(known):
     folder = known.bank.folder
     for values, fault in ((torch.zeros(4, 6, 5), "got torch.float32"), (torch.zeros(4, 6, 5).half(), "shapes")):
-        write_image_shard(folder, 0, [Tokens(values, values[..., 0] == 0, values[:, 0], (2, 3), 1)])
+        write_image_shard(folder, 0, [{"values": values, "pooled": values[:, 0]}], Shard(grid=(2, 3), prefix=1))
         facts = json.loads((folder / "bank.json").read_text())
         facts["shards"][0]["sha256"] = sha256_of(folder / "shards/image-00000.safetensors")
         (folder / "bank.json").write_text(json.dumps(facts))

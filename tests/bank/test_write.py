@@ -8,19 +8,21 @@ import pandas as pd
 import pytest
 import torch
 
-from adaptmed.bank import Bank, BankInfo, Plan
+from adaptmed.bank import Bank, BankInfo, Plan, Shard
 from adaptmed.bank.seal import seal
 from adaptmed.bank.write import begin, pending_shards, require_space, write_image_shard
 from adaptmed.errors import BankError
 from adaptmed.files import written_whole
-from adaptmed.types import Tokens
 
 FACTS = BankInfo(manifest="m.csv", manifest_sha256="m" * 64)
 
 
-def tokens(first: int, count: int) -> Tokens:
+LIES = Shard(grid=(2, 2))
+
+
+def piece(first: int, count: int) -> dict[str, torch.Tensor]:
     values = torch.arange(first, first + count, dtype=torch.float16)[:, None, None].repeat(1, 4, 3)
-    return Tokens(values, torch.ones(count, 4, dtype=torch.bool), values[:, 0], (2, 2), 0)
+    return {"values": values, "pooled": values[:, 0]}
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_only_shards_that_are_not_whole_are_pending(tmp_path, plan):
     folder = tmp_path / "new"
     begin(folder, plan)
     for number in range(3):
-        write_image_shard(folder, number, [tokens(4 * number, 4)])
+        write_image_shard(folder, number, [piece(4 * number, 4)], LIES)
     assert pending_shards(folder, "image", count=14, shard_size=4) == [(3, range(12, 14))]
     (folder / "shards/image-00000.json").unlink()
     (folder / "shards/image-00001.safetensors").write_bytes(b"cut")
@@ -69,8 +71,8 @@ def test_only_shards_that_are_not_whole_are_pending(tmp_path, plan):
 def test_rejected_images_take_their_rows_along_and_numbers_close_up(tmp_path, plan):
     folder = tmp_path / "new"
     begin(folder, plan)
-    write_image_shard(folder, 0, [], [(n, "black") for n in range(4)])
-    write_image_shard(folder, 1, [tokens(4, 1), tokens(6, 2)], [(5, "torn")])
+    write_image_shard(folder, 0, [], Shard(rejects=tuple((n, "black") for n in range(4))))
+    write_image_shard(folder, 1, [piece(4, 1), piece(6, 2)], replace(LIES, rejects=((5, "torn"),)))
     rows = pd.DataFrame({"row": range(10), "image": [f"{n}.png" for n in range(10)], "text_index": -1})
     rows["image_index"] = [7, 6, 5, 4, 3, 2, 1, 0, -1, 6]
     info = seal(folder, plan, FACTS, rows, rejects=[{"row": 99, "reason": "no path"}])
@@ -91,7 +93,7 @@ def test_rejected_images_take_their_rows_along_and_numbers_close_up(tmp_path, pl
 def test_nothing_left_is_an_error_and_no_bank(tmp_path, plan):
     folder = tmp_path / "new"
     begin(folder, plan)
-    write_image_shard(folder, 0, [], [(0, "torn")])
+    write_image_shard(folder, 0, [], Shard(rejects=((0, "torn"),)))
     rows = pd.DataFrame({"row": [0], "image": ["0.png"], "image_index": [0], "text_index": [-1]})
     with pytest.raises(BankError, match="1 rejected rows, the first: torn"):
         seal(folder, plan, FACTS, rows)

@@ -48,15 +48,16 @@ def turn_back(
     return np.ascontiguousarray(apply_orientation(values, change))
 
 
-def depth_of(shape: Sequence[int], affine: Affine, plane: Plane) -> int:
-    """Return how many slices ``turn`` makes of a grid.
+def turned_shape(shape: Sequence[int], affine: Affine, plane: Plane) -> tuple[int, int, int]:
+    """Return the slices, rows and columns that ``turn`` makes of a grid.
 
     Example:
-        >>> depth_of((10, 20, 30), np.eye(4), "axial"), depth_of((10, 20, 30), np.eye(4), "sagittal")
-        (30, 10)
+        >>> turned_shape((10, 20, 30), np.eye(4), "axial"), turned_shape((10, 20, 30), np.eye(4), "sagittal")
+        ((30, 20, 10), (10, 30, 20))
     """
     change = ornt_transform(io_orientation(affine), axcodes2ornt(_TOWARDS[plane]))
-    return int(shape[int(np.flatnonzero(change[:, 0] == 0)[0])])
+    depth, height, width = (int(shape[axis]) for axis in np.argsort(change[:, 0]))
+    return depth, height, width
 
 
 def spacing_of(affine: Affine) -> tuple[float, float, float]:

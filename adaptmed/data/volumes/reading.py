@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from adaptmed.data.images import prepare
-from adaptmed.data.volumes.grids import Plane, depth_of, spacing_of, turn
+from adaptmed.data.volumes.grids import Plane, spacing_of, turn, turned_shape
 from adaptmed.data.volumes.nifti import is_nifti, nifti_grid, read_nifti
 from adaptmed.data.volumes.series import read_series, series_grid
 from adaptmed.errors import InputError, sentence
@@ -69,13 +69,13 @@ def read_volume(path: Path | str, plane: Plane = "axial") -> Volume:
     return Volume(values, spacing_of(affine), affine, path, plane)
 
 
-def count_slices(path: Path, plane: Plane = "axial") -> int:
-    """Return about how many slices a volume has, from headers alone; 0 where they cannot be read."""
+def slices_shape(path: Path, plane: Plane = "axial") -> tuple[int, int, int]:
+    """Return about how many slices, rows and columns a volume has, from headers alone; 0 where they cannot be read."""
     try:
         shape, affine = series_grid(path) if path.is_dir() else nifti_grid(path)
-        return depth_of(shape, affine, plane)
+        return turned_shape(shape, affine, plane)
     except InputError:
-        return 0
+        return 0, 0, 0
 
 
 def as_grey(volume: Volume, window: tuple[float, float] | None = None) -> Float32[np.ndarray, "depth height width_px"]:

@@ -16,6 +16,7 @@ from adaptmed.bank import Bank, prefetched
 from adaptmed.bank.source_files import ManifestFiles
 from adaptmed.data.augment import augment_with_mask
 from adaptmed.data.images import from_bytes, prepare, read_image
+from adaptmed.data.volumes.stored import slices_from_store
 from adaptmed.errors import BankError, sentence
 from adaptmed.tasks.segmentation.masks import Masks
 from adaptmed.tasks.segmentation.model import Windows
@@ -98,6 +99,8 @@ class WindowReader:
         return torch.stack(list(self._pool.map(self.picture, rows.tolist())))
 
     def _stored(self, items: Places) -> Float[Tensor, "n 3 height width_px"]:
+        if self.images.own_size:
+            return slices_from_store(*self.bank.item_slices(items), self.images.preprocessing)
         return from_bytes(self.bank.item_pixels(items), self.images.preprocessing)
 
     def _require_pictures(self) -> None:

@@ -11,8 +11,8 @@ from adaptmed.data.fitting import mask_to_input
 from adaptmed.data.images import prepare
 from adaptmed.data.masks import read_mask, write_mask
 from adaptmed.data.volumes import nifti
-from adaptmed.data.volumes.grids import depth_of, turn, turn_back
-from adaptmed.data.volumes.reading import Volume, as_grey, count_slices, is_volume, read_volume, slices_to_input
+from adaptmed.data.volumes.grids import turn, turn_back, turned_shape
+from adaptmed.data.volumes.reading import Volume, as_grey, is_volume, read_volume, slices_shape, slices_to_input
 from adaptmed.errors import InputError
 from adaptmed.types import Preprocessing
 from tests.volume_files import write_nifti, write_series
@@ -41,7 +41,7 @@ def affines(draw):
 def test_turning_moves_voxels_and_keeps_them_where_they_lie(affine, plane):
     turned, turned_affine = turn(VALUES, affine, plane)
     assert nibabel.aff2axcodes(turned_affine) == TOWARDS[plane]
-    assert depth_of(VALUES.shape, affine, plane) == len(turned)
+    assert turned_shape(VALUES.shape, affine, plane) == turned.shape
     index = np.indices(turned.shape).reshape(3, -1)
     world = turned_affine[:3, :3] @ index + turned_affine[:3, 3:]
     stored = np.linalg.solve(affine[:3, :3], world - affine[:3, 3:])
@@ -89,10 +89,11 @@ def test_a_dicom_series_and_its_nifti_file_are_one_volume(tmp_path):
 def test_slices_are_counted_without_reading_voxels(tmp_path, plane):
     series, file = write_series(tmp_path / "ct", VALUES), write_nifti(tmp_path / "ct.nii.gz", VALUES)
     for path in (series, file):
-        assert count_slices(path, plane) == len(read_volume(path, plane).values)
+        assert slices_shape(path, plane) == read_volume(path, plane).values.shape
     file.write_bytes(b"no volume")
     (tmp_path / "empty").mkdir()
-    assert [count_slices(tmp_path / name, plane) for name in ("ct.nii.gz", "empty", "gone.nii")] == [0, 0, 0]
+    found = {slices_shape(tmp_path / name, plane) for name in ("ct.nii.gz", "empty", "gone.nii")}
+    assert found == {(0, 0, 0)}
 
 
 def test_slope_intercept_and_trailing_dimensions(tmp_path):

@@ -10,13 +10,14 @@ import torch
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank, BankInfo, Plan, TokenSource
 from adaptmed.bank.seal import seal
+from adaptmed.bank.shards import Shard
 from adaptmed.bank.write import begin, write_image_shard, write_text_shard
 from adaptmed.tasks.finetune import finetune
 from adaptmed.tasks.pairs.settings import PairChoices
 from adaptmed.tasks.pairs.task import Pairs
 from adaptmed.training.settings import FinetuneSettings
 from adaptmed.training.trainer import RunOptions
-from adaptmed.types import Preprocessing, TokenIds, Tokens
+from adaptmed.types import Preprocessing, TokenIds
 
 HALF = (0.5, 0.5, 0.5)
 ASKED = ("is there an effusion?", "is there a nodule?", "which side is it?", "what is seen?")
@@ -42,8 +43,7 @@ def write_asked_bank(
     begin(folder, plan)
     for number, start in enumerate(range(0, images, 16)):
         part = tokens[start : start + 16].half()
-        valid = torch.ones(part.shape[:2], dtype=torch.bool)
-        write_image_shard(folder, number, [Tokens(part, valid, part.mean(1), (2, 3), 1)])
+        write_image_shard(folder, number, [{"values": part, "pooled": part.mean(1)}], Shard(grid=(2, 3), prefix=1))
     ids = TokenIds(torch.ones(4, 3, dtype=torch.long), torch.ones(4, 3) > 0, torch.tensor([False, False, False, True]))
     write_text_shard(folder, 0, list(texts.half()), [text.half().mean(0) for text in texts], ids)
     kind = {"class_column": "kind", "classes": ("healthy", "ill", "unclear")} if classes else {"labels": ("a", "b")}
