@@ -75,7 +75,7 @@ def run(asked: argparse.Namespace) -> dict:
         training=PairChoices(task=ANSWERING, settings=training),
         allow_overlap=asked.split == "official",  # known, and said: pictures of the test questions stand in train
     )
-    return study_answering([bank], asked.adaptor, asked.out / "study", settings=settings)
+    return study_answering(bank, asked.adaptor, asked.out / "study", settings=settings)
 
 
 def show(results: dict, asked: argparse.Namespace) -> None:

@@ -1,9 +1,12 @@
 """What a bank does not hold, said in words by whoever asks for it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from adaptmed.bank.format import StoredImages
 from adaptmed.errors import BankError, sentence
+
+if TYPE_CHECKING:
+    from adaptmed.bank.format import StoredImages
 
 
 def lacks(folder: Path, part: str, option: str) -> BankError:
@@ -12,7 +15,7 @@ def lacks(folder: Path, part: str, option: str) -> BankError:
     return BankError(sentence(str(folder), expected=f"a bank that holds {part}", got="none of them", fix=fix))
 
 
-def require_pictures(folder: Path, images: StoredImages | None) -> None:
+def require_pictures(folder: Path, images: "StoredImages | None") -> None:
     """Refuse a bank of volumes.
 
     Raises:
@@ -23,7 +26,7 @@ def require_pictures(folder: Path, images: StoredImages | None) -> None:
         raise BankError(sentence(str(folder), expected="a bank of pictures", got=got, fix=fix))
 
 
-def require_pixels(folder: Path, images: StoredImages, *, own_size: bool) -> None:
+def require_pixels(folder: Path, images: "StoredImages", *, own_size: bool) -> None:
     """Refuse a bank without pixels, or with pixels of the other form.
 
     Args:

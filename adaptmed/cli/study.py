@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from adaptmed.cli.options import AnswerStudyOptions, MaskStudyOptions, TunedOptions, refuse_foreign_to_study
 from adaptmed.cli.show import print_cautions, print_table
+
+if TYPE_CHECKING:
+    from adaptmed.bank import Bank
 
 _TUNED, _MASKS, _ANSWERS = TunedOptions(), MaskStudyOptions(), AnswerStudyOptions()
 
@@ -140,6 +143,7 @@ def _segmentation(shared: dict[str, Any], masks: MaskStudyOptions, out: Path) ->
 
 
 def _answering(shared: dict[str, Any], answers: AnswerStudyOptions, out: Path) -> Callable[..., dict[str, Any]]:
+    from adaptmed.errors import InputError, sentence
     from adaptmed.runs.precision import usual_precision
     from adaptmed.runs.settings import build_settings
     from adaptmed.study.answering.settings import AnsweringStudy
@@ -147,8 +151,17 @@ def _answering(shared: dict[str, Any], answers: AnswerStudyOptions, out: Path) -
     from adaptmed.tasks.pairs.settings import ANSWERING, EPOCHS
 
     held = dict(shared.get("training", {}))
-    settings = {"precision": usual_precision("auto", out), "epochs": EPOCHS, **held.get("settings", {})}
-    settings |= {} if answers.epochs is None else {"epochs": answers.epochs}
-    training = held | {"task": ANSWERING, "settings": settings}
-    training |= {} if answers.answers_by_kind is None else {"kinds": answers.answers_by_kind}
-    return partial(study_answering, settings=build_settings(AnsweringStudy, "config", shared | {"training": training}))
+    training = {"precision": usual_precision("auto", out), "epochs": EPOCHS, **held.get("settings", {})}
+    training |= {} if answers.epochs is None else {"epochs": answers.epochs}
+    chosen = held | {"task": ANSWERING, "settings": training}
+    chosen |= {} if answers.answers_by_kind is None else {"kinds": answers.answers_by_kind}
+    settings = build_settings(AnsweringStudy, "config", shared | {"training": chosen})
+
+    def run(banks: "list[Bank]", runs: list[Path], out: Path, *, tuned: list[Any], **shown: Any) -> dict[str, Any]:
+        if len(banks) != 1 or tuned:
+            got = f"{len(banks)} banks" if len(banks) != 1 else "a tuned bank"
+            fix = "Study each bank into an --out folder of its own."
+            raise InputError(sentence("banks", expected="one bank for a study of answers", got=got, fix=fix))
+        return study_answering(banks[0], runs, out, settings=settings, **shown)
+
+    return run

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from adaptmed.bank import Bank
 from adaptmed.cohort.rows import patients_of
-from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_json, write_text_whole
 from adaptmed.runs.folder import open_run
 from adaptmed.study.answering.arms import Arm, arms_of
@@ -23,51 +22,45 @@ from adaptmed.study.answering.settings import BASELINES, AnsweringStudy
 from adaptmed.study.answering.subject import Subject, open_subject
 from adaptmed.study.cautions import patient_cautions, shared_facts
 from adaptmed.study.cells import Place, Progress, cell_path, cells_of, places_of
-from adaptmed.study.report.report import write_report
+from adaptmed.study.report.report import Shown, write_report
 from adaptmed.study.statistics import Cell, judge
 from adaptmed.tasks.pairs.answers import AnswerVocabulary, truncated_questions
 from adaptmed.tasks.pairs.goal import Goal, goal_of
 from adaptmed.tasks.pairs.judging import right_answers
 
 BEST = 5
+TITLE = "Low-data study of answers to questions"
 
 
 def study_answering(
-    banks: Sequence[Bank],
+    bank: Bank,
     runs: Sequence[Path],
     out: Path,
     *,
     settings: AnsweringStudy,
-    tuned: Sequence[object] = (),
     examples: bool = True,
-    title: str = "Low-data study of answers to questions",
-    device: str = "auto",
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Run a study and write its results and its report; what is on disk already is not computed again.
 
     Args:
-        banks: One, with questions and answers.
+        bank: With questions and answers.
         runs: Any number of pre-trained runs on Tokens of its encoders, of different methods; each is an arm.
         out: Study folder.
         settings: What to run over.
-        tuned: None; tuned banks are studied as banks of their own.
         examples: Show pictures with questions and answers in the report.
-        title: Of the report.
-        device: Lightning's accelerator: ``auto``, ``cpu``, ``cuda``.
         progress: Called with what is being done, its number and how many there are.
 
     Returns:
         What ``results.json`` holds: ``records``, ``summaries``, ``comparisons``, ``settings``.
 
     Raises:
-        InputError: There is not one bank, an arm cannot run, a fraction has fewer than two answers, or ``out`` holds
+        InputError: An arm cannot run, a fraction has fewer than two answers, or ``out`` holds
             another study.
         OverlapError: A test patient stands in another split or was seen by a run.
     """
-    bank = _one(banks, tuned)
     subject = open_subject(bank, runs, settings)
-    able = arms_of(bank, subject.runs, device)
+    able = arms_of(bank, subject.runs, "auto")
     arms = {name: able[name] for name in settings.chosen(tuple(able))}
     open_run(out, _config(subject, arms, settings))
     shown = shown_questions(subject.truth, SHOWN)
@@ -81,19 +74,11 @@ def study_answering(
     write_report(
         out / "report.html",
         results=results,
-        answers=examples_of(bank, subject.test, shown, predicted) if examples else (),
-        facts={"title": title, "cautions": cautions, **_facts(subject, settings)},
+        shown=Shown(answers=examples_of(bank, subject.test, shown, predicted) if examples else ()),
+        facts={"title": TITLE, "cautions": cautions, **_facts(subject, settings)},
         no_examples=not examples,
     )
     return results
-
-
-def _one(banks: Sequence[Bank], tuned: Sequence[object]) -> Bank:
-    if len(banks) != 1 or tuned:
-        got = f"{len(banks)} banks" if len(banks) != 1 else "a tuned bank"
-        fix = "Study each bank into an --out folder of its own."
-        raise InputError(sentence("banks", expected="one bank for a study of answers", got=got, fix=fix))
-    return banks[0]
 
 
 def _compute(

@@ -19,15 +19,16 @@ from adaptmed.study.cells import Place, Progress, cell_path, cells_of, places_of
 from adaptmed.study.checks import check_counts, check_distinct
 from adaptmed.study.classification.again import again_arms, check_images, costs_of
 from adaptmed.study.classification.arms import Arm, Outcome, adaptor_arms, frozen_arm
-from adaptmed.study.classification.facts import cautions_of, facts_of_study
 from adaptmed.study.classification.lora_tuned import lora_facts
 from adaptmed.study.classification.pictures import maps_of, retrieval_examples
-from adaptmed.study.classification.results import results_of
+from adaptmed.study.classification.results import cautions_of, facts_of_study, results_of
 from adaptmed.study.classification.rows import StudyRows
 from adaptmed.study.classification.settings import StudySettings
 from adaptmed.study.classification.subject import Subject, prepare
-from adaptmed.study.report.report import write_report
+from adaptmed.study.report.report import Shown, write_report
 from adaptmed.study.statistics import Cell, Truth
+
+TITLE = "Low-data study"
 
 
 def cells_of_subject(
@@ -117,7 +118,6 @@ def study(
     settings: StudySettings,
     tuned: Sequence[tuple[Bank, Path]] = (),
     examples: bool = True,
-    title: str = "Low-data study",
     announce: Callable[[Sequence[str]], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
@@ -131,7 +131,6 @@ def study(
         tuned: For the arms with LoRA: of each bank, in the same order, the bank of the same rows that tuned encoders
             wrote, and the run that tuned them.
         examples: Show pictures and report texts in the report.
-        title: Of the report.
         announce: Called before the first cell with what the cells will cost that read images again.
         progress: Called with what is being done, its number and how many there are.
 
@@ -167,8 +166,8 @@ def study(
         out / "report.html",
         results=results,
         maps=maps_of(subjects[0]),
-        retrieval_examples=retrieval_examples(subjects[0]) if examples else (),
-        facts={"title": title, "cautions": cautions_of(subjects), **facts_of_study(subjects, settings)},
+        shown=Shown(retrieval=retrieval_examples(subjects[0]) if examples else ()),
+        facts={"title": TITLE, "cautions": cautions_of(subjects), **facts_of_study(subjects, settings)},
         no_examples=not examples,
     )
     return results

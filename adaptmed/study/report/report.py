@@ -3,7 +3,7 @@
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,26 @@ class RetrievalExample:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """Test items with what was made of them.
+
+    Attributes:
+        retrieval: Query images with the texts found for them.
+        overlays: Images with truth and predictions.
+        colours: Label → its colour in the overlays.
+        answers: Questions with what every arm answered.
+    """
+
+    retrieval: Sequence[RetrievalExample] = ()
+    overlays: Sequence[Overlay] = ()
+    colours: Mapping[str, str] = field(default_factory=dict)
+    answers: Sequence[AnswerExample] = ()
+
+
+_NOTHING = Shown()
+
+
+@dataclass(frozen=True)
 class Panel:
     """What is shown of one dataset and pair of encoders."""
 
@@ -71,10 +91,7 @@ def write_report(
     *,
     results: Mapping[str, Any],
     maps: Maps | None = None,
-    retrieval_examples: Sequence[RetrievalExample] = (),
-    overlays: Sequence[Overlay] = (),
-    answers: Sequence[AnswerExample] = (),
-    colours: Mapping[str, str] | None = None,
+    shown: Shown = _NOTHING,
     facts: Mapping[str, Any] | None = None,
     no_examples: bool = False,
 ) -> None:
@@ -84,10 +101,7 @@ def write_report(
         path: HTML file to write or replace.
         results: ``records``, ``summaries``, ``comparisons``, ``retrieval``, ``zero_shot``, ``settings``; any may miss.
         maps: 2-D places of test embeddings before and after.
-        retrieval_examples: Left out with ``no_examples``.
-        overlays: Images with truth and predictions; left out with ``no_examples``.
-        answers: Test questions with what every arm answered; left out with ``no_examples``.
-        colours: Label → its colour in the overlays.
+        shown: Test items with what was made of them; left out with ``no_examples``.
         facts: What the numbers rest on; values may be dictionaries, then their key is a heading. ``title`` names the
             page and ``cautions`` lists sentences that a reader must know.
         no_examples: Show no image and no report text; without it the page is marked "contains data, do not share".
@@ -109,10 +123,10 @@ def write_report(
         others=_others(results),
         maps=None if maps is None else embedding_maps(maps),
         map_titles=None if maps is None else maps.titles,
-        examples=[] if no_examples else [_example(example) for example in retrieval_examples],
-        overlays=[] if no_examples else [_overlay(overlay) for overlay in overlays],
-        answers=[] if no_examples else [_answer(example) for example in answers],
-        colours=dict(colours or {}),
+        examples=[] if no_examples else [_example(example) for example in shown.retrieval],
+        overlays=[] if no_examples else [_overlay(overlay) for overlay in shown.overlays],
+        answers=[] if no_examples else [_answer(example) for example in shown.answers],
+        colours=dict(shown.colours),
         cautions=[*cautions, *_cautions(results, summaries)],
         facts=_sections({**facts, "settings": results.get("settings") or {}}),
     )

@@ -19,7 +19,7 @@ from adaptmed.study.cautions import patient_cautions, shared_facts
 from adaptmed.study.cells import Place, Progress, cell_path, cells_of, places_of
 from adaptmed.study.checks import check_counts, check_distinct
 from adaptmed.study.report.overlays import Overlay, colours, draw_overlay
-from adaptmed.study.report.report import write_report
+from adaptmed.study.report.report import Shown, write_report
 from adaptmed.study.segmentation.arms import Arm, arms_of
 from adaptmed.study.segmentation.settings import BASELINES, TUNED, SegmentationStudy
 from adaptmed.study.segmentation.subject import Run, Subject, has_pixels, open_subject, prepare, shown_rows
@@ -27,6 +27,7 @@ from adaptmed.study.statistics import Cell, judge
 from adaptmed.tasks.segmentation.reading import Wanted, WindowReader
 
 SHOWN = 6
+TITLE = "Low-data study of segmentation"
 
 
 def study_segmentation(
@@ -37,7 +38,6 @@ def study_segmentation(
     settings: SegmentationStudy,
     tuned: Sequence[Run] = (),
     examples: bool = True,
-    title: str = "Low-data study of segmentation",
     device: str = "auto",
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
@@ -51,7 +51,6 @@ def study_segmentation(
         tuned: For the arm ``adaptor+lora``: of each bank, in the same order, the bank of the same rows that tuned
             encoders wrote, and the run that tuned them.
         examples: Show images with masks in the report.
-        title: Of the report.
         device: Lightning's accelerator: ``auto``, ``cpu``, ``cuda``.
         progress: Called with what is being done, its number and how many there are.
 
@@ -93,9 +92,8 @@ def study_segmentation(
     write_report(
         out / "report.html",
         results=results,
-        overlays=overlays,
-        colours=colours(subjects[0].masks.names),
-        facts={"title": title, "cautions": _cautions(subjects, examples=examples), **_facts(subjects, settings)},
+        shown=Shown(overlays=overlays, colours=colours(subjects[0].masks.names)),
+        facts={"title": TITLE, "cautions": _cautions(subjects, examples=examples), **_facts(subjects, settings)},
         no_examples=not examples,
     )
     return results

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from adaptmed.cli.study import study
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.study.answering import study as module
 from adaptmed.study.answering.settings import AnsweringStudy
@@ -31,7 +32,7 @@ def run(bank, tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(bank, run, tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "s"
-    return study_answering([bank], [run], out, settings=SETTINGS, device="cpu"), out
+    return study_answering(bank, [run], out, settings=SETTINGS), out
 
 
 def value(results, arm, label="all", fraction=1.0):
@@ -66,7 +67,7 @@ def test_overall_is_the_share_of_right_answers_and_open_and_closed_add_up(made, 
 def test_again_it_computes_nothing(made, bank, run, monkeypatch):
     results, out = made
     monkeypatch.setattr(module, "goal_of", lambda *_, **__: pytest.fail("a cell was computed again"))
-    again = study_answering([bank], [run], out, settings=SETTINGS, device="cpu")
+    again = study_answering(bank, [run], out, settings=SETTINGS)
     assert again == results
 
 
@@ -80,10 +81,10 @@ def test_all_arms_see_the_same_rows_and_no_answer_of_validate_or_test(bank, run,
 
     monkeypatch.setattr(module, "goal_of", goal_of)
     settings = replace(SETTINGS, fractions=(0.5,), seeds=1, arms=("question", "frozen", "adaptor"))
-    plain = study_answering([bank], [run], tmp_path / "plain", settings=settings, device="cpu")
+    plain = study_answering(bank, [run], tmp_path / "plain", settings=settings)
     assert len(set(seen)) == 1
     poisoned = with_answers(bank, np.flatnonzero(bank.rows["split"] == "validate"), "plutonium")
-    other = study_answering([poisoned], [run], tmp_path / "other", settings=settings, device="cpu")
+    other = study_answering(poisoned, [run], tmp_path / "other", settings=settings)
     values = [[row["value"] for row in found["records"]] for found in (plain, other)]
     assert values[0] == values[1]
 
@@ -92,7 +93,7 @@ def test_without_runs_the_arms_are_blind_or_frozen(bank, tmp_path):
     settings = replace(
         SETTINGS, fractions=(1.0,), seeds=1, training=replace(TRAINING, settings=replace(LONG, epochs=1))
     )
-    results = study_answering([bank], [], tmp_path, settings=settings, examples=False, device="cpu")
+    results = study_answering(bank, [], tmp_path, settings=settings, examples=False)
     assert {row["arm"] for row in results["summaries"]} == {"majority", "lookup", "question", "frozen"}
     assert "is there an effusion?" not in (tmp_path / "report.html").read_text()
 
@@ -106,22 +107,22 @@ def test_without_runs_the_arms_are_blind_or_frozen(bank, tmp_path):
 )
 def test_arms_that_cannot_run_are_refused(bank, tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
-        study_answering([bank], [], tmp_path / "s", settings=replace(SETTINGS, **settings))
+        study_answering(bank, [], tmp_path / "s", settings=replace(SETTINGS, **settings))
     assert not (tmp_path / "s").exists()
 
 
 def test_two_banks_or_two_runs_of_one_method_are_refused(bank, run, tmp_path):
     with pytest.raises(InputError, match="one bank for a study of answers, but got 2 banks"):
-        study_answering([bank, bank], [], tmp_path / "s", settings=SETTINGS)
+        study(bank.folder, bank.folder, out=tmp_path / "s", task="answering")
     with pytest.raises(InputError, match="runs of other methods each, but got adaptor twice"):
-        study_answering([bank], [run, run], tmp_path / "s", settings=SETTINGS)
+        study_answering(bank, [run, run], tmp_path / "s", settings=SETTINGS)
 
 
 def test_test_patients_in_train_are_refused_unless_they_are_allowed(bank, tmp_path):
     leaking = with_answers(bank, [], "")
     leaking.rows.loc[leaking.rows["split"] == "test", "patient"] = "p0"
     with pytest.raises(OverlapError, match="test patients that no training has seen"):
-        study_answering([leaking], [], tmp_path / "s", settings=SETTINGS)
+        study_answering(leaking, [], tmp_path / "s", settings=SETTINGS)
 
 
 @pytest.mark.parametrize(

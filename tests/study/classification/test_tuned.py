@@ -290,14 +290,11 @@ def test_runs_that_read_labels_outside_a_fraction_are_refused(made, tmp_path, tr
     runs = {"plain": folder / "run", "tuned": folder / "run-l"}
     shutil.copytree(runs[which], tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(json.dumps({"command": "finetune", **trained}))
-    runs[which] = tmp_path / "run"
-    settings = replace(SETTINGS, fractions=fractions)
+    runs[which], settings = tmp_path / "run", replace(SETTINGS, fractions=fractions)
     if not refused:
         prepare(plain, runs["plain"], settings, tuned=(tuned, runs["tuned"]))
         return
     for named in ("run", "run/adaptor"):
         runs[which] = tmp_path / named
-        with pytest.raises(
-            InputError, match=r"a run that no label has trained, but got one that has read labels at .*Labels"
-        ):
+        with pytest.raises(InputError, match=r"no label has trained, but got one that has read labels at .*Labels"):
             prepare(plain, runs["plain"], settings, tuned=(tuned, runs["tuned"]))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from adaptmed.study.report.plots import Maps, learning_curves, project_2d, sample_rows
-from adaptmed.study.report.report import RetrievalExample, headlines, write_report
+from adaptmed.study.report.report import RetrievalExample, Shown, headlines, write_report
 
 VOID = {"meta", "img", "br"}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -93,7 +93,7 @@ def everything():
         "title": "A <i>title</i>", "encoders": {"image": "timm:vit", "fingerprint": "0123456789abcdef" * 4},
         "cautions": ["generated pictures"], "seconds": 12.0, "patients": {"by split": {"train": 10, "test": 5}},
     }  # fmt: skip
-    return {"results": results(), "maps": maps, "retrieval_examples": [example], "facts": facts}
+    return {"results": results(), "maps": maps, "shown": Shown(retrieval=[example]), "facts": facts}
 
 
 def test_page_is_whole_and_alone(tmp_path):
