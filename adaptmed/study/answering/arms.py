@@ -73,7 +73,7 @@ def _majority(goal: Goal) -> Answered:
 
 
 def _lookup(bank: Bank, goal: Goal) -> Answered:
-    """Count the answers that the very same question had in the fraction; elsewhere the majority answers."""
+    """Count the answers that the very same question had in the fraction; to any other the majority is given."""
     counts: dict[str, Counter[int]] = {}
     numbers = goal.targets(goal.rows.train).tolist()
     for question, answer in zip(questions_of(bank, goal.rows.train), numbers, strict=True):
@@ -89,7 +89,7 @@ def _head(bank: Bank, goal: Goal, choices: PairChoices, device: str, *, image: b
     tuning = frozen_head(bank, goal, choices, device=device, image=image)
     features = features_of(frozen_features(bank, goal.rows.test, image=image))
     logits = predict_images(tuning, features, choices.settings, device)
-    return Answered(logits, trainable_parameters(tuning.model))
+    return Answered(goal.possible(bank, logits, goal.rows.test), trainable_parameters(tuning.model))
 
 
 def _tuned(bank: Bank, start: Adaptor, goal: Goal, choices: PairChoices, *, device: str) -> Answered:
@@ -99,7 +99,7 @@ def _tuned(bank: Bank, start: Adaptor, goal: Goal, choices: PairChoices, *, devi
         work = job.work(None)
         fit(work, device)
         logits = predict_images(work.tuning, job.reading.pairs(goal.rows.test), choices.settings, device)
-    return Answered(logits, trainable_parameters(job.model))
+    return Answered(goal.possible(bank, logits, goal.rows.test), trainable_parameters(job.model))
 
 
 def _coordinated(bank: Bank, start: Adaptor, goal: Goal, choices: PairChoices, *, device: str) -> Answered:

@@ -93,7 +93,7 @@ def _compute(
     choices = replace(settings.training, fraction=place.fraction, seed=place.seed, allow_overlap=settings.allow_overlap)
     goal = _without_validation(goal_of(subject.bank, choices, before=subject.seen))
     answered = arms[place.arm](goal, choices)
-    logits = goal.possible(subject.bank, answered.logits, subject.test)
+    logits = answered.logits
     seconds = round(time.monotonic() - started, 3)
     write_text_whole(_answers_path(path_of(place)), json.dumps(_best(goal, logits)))
     vocabulary = AnswerVocabulary(goal.names, goal.facts["majority"])

@@ -56,6 +56,14 @@ def test_every_arm_stands_beside_the_blind_ones(made):
     assert "is there an effusion?" in page
 
 
+def test_the_majority_is_one_answer_whatever_is_asked(made, bank):
+    results, out = made
+    (cell,) = out.glob("cells/*/majority/1-0.json")
+    assert {tuple(best) for best in json.loads(cell.read_text())} == {("a lung",)}
+    right = bank.rows.loc[bank.rows["split"] == "test", "answer"].str.lower() == "a lung"
+    assert value(results, "majority") == pytest.approx(right.mean())
+
+
 def test_overall_is_the_share_of_right_answers_and_open_and_closed_add_up(made, bank):
     results, _ = made
     closed = np.isin(bank.rows.loc[bank.rows["split"] == "test", "answer"].str.lower().str.strip(". "), ["yes", "no"])
