@@ -4,10 +4,11 @@ import pytest
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 
+from adaptmed.errors import InputError
 from tests.written_at_a9ebcfc import calls
 from tests.written_at_a9ebcfc.held import PARTS, assert_same, read
 
-STOPPED = ("adaptor", "adaptor-ema", "m3ae", "umd", "calibrated", "labels", "answers", "masks")
+STOPPED = ("adaptor", "adaptor-ema", "m3ae", "umd", "calibrated", "labels", "masks")
 FRESH = ("adaptor", "adaptor-ema", "m3ae", "umd", "umd-faithful", "lora", "calibrated")
 
 
@@ -40,6 +41,11 @@ def test_a_stopped_run_goes_on_to_the_same_tensors(here, name):
     expected = {key.removeprefix(f"{name}/"): value for key, value in whole.items() if key.startswith(f"{name}/")}
     assert expected
     assert_same(here, trained(here / "stopped" / name), expected)
+
+
+def test_a_stopped_run_of_answers_says_why_it_cannot_go_on(here):
+    with pytest.raises(InputError, match=r"the same configuration, to resume, but got dropout: None there, 0\.6 now"):
+        calls.train(here, "answers", here / "stopped" / "answers", Watch())
 
 
 @pytest.mark.parametrize("name", FRESH)

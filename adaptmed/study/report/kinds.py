@@ -57,7 +57,7 @@ ANSWERS = Kind(
 
 def kind_of(summaries: Sequence[Row]) -> Kind:
     """Tell from the rows what kind of task was studied, and for labels whether an arm stands on an adaptor."""
-    tasks, arms = {row.get("task") for row in summaries}, {row["arm"] for row in summaries}
+    tasks, arms = {row.get("task") for row in summaries}, {row.get("arm") for row in summaries}
     if "answering" in tasks:
         return ANSWERS
     if "segmentation" in tasks:

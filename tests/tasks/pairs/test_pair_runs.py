@@ -172,10 +172,11 @@ def test_labels_and_classes_of_pairs_are_judged_beside_heads_on_frozen_features(
 
 def test_the_saved_head_and_adaptor_give_the_judged_answers(bank, tuned):
 
-    head, beside, facts = load_pair_head(tuned)
+    head, beside, facts, kinds = load_pair_head(tuned)
     model = PairClassifier(Adaptor.from_pretrained(tuned, load_encoders=False).fusion, head, beside=beside).eval()
     with torch.no_grad():
-        said = model(bank.batch(bank.subset("test"), torch.float32)).argmax(dim=1)
+        batch = bank.batch(bank.subset("test"), torch.float32)
+        said = kinds(model(batch), batch.text.pooled).argmax(dim=1)
     right = facts.vocabulary.numbers(bank.rows["answer"].iloc[bank.subset("test")]) == said
     test = json.loads((tuned / "metrics.json").read_text())["test"]
     assert right.double().mean().item() == pytest.approx(test["tuned"]["overall"]["value"])
@@ -250,7 +251,7 @@ def test_beside_the_fusion_each_half_shows_its_own_side_alone_and_nothing_at_fir
 
 def test_without_it_the_head_reads_the_fusion_alone(bank, run, tmp_path):
     tune(bank, run, tmp_path / "out", frozen_beside=False)
-    _, beside, facts = load_pair_head(tmp_path / "out")
+    _, beside, facts, _ = load_pair_head(tmp_path / "out")
     assert beside is None
     assert facts.beside is None
     assert evaluate(tmp_path / "out", bank, how=CPU)["test"]["tuned"]
