@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 ENCODERS = {"bundled:dinov2-small": "hf:vit", "bundled:minilm-l6": "hf:bert"}
 BANK = ("bank.json", "rows.parquet")
 ADAPTOR = ("config.json", "metrics.jsonl", "patients_seen.json", "adaptor/adaptor.safetensors")
+BLIND = ("majority", "lookup", "question")
 STUDY = ("report.html", "results.json", "cells")
 TUNED = (*ADAPTOR, "metrics.json")
 HELD = {
@@ -43,6 +44,7 @@ HELD = {
     "runs/si": STUDY,
     "runs/sl": STUDY,
     "runs/sm": STUDY,
+    "runs/sq": STUDY,
     "runs/f": (*TUNED, "head.safetensors", "adaptor/image_lora"),
     "runs/ut": (*TUNED, "pair_head.safetensors", "answers.csv", "coordination.jsonl"),
     "runs/m": (*TUNED, "decoder.safetensors"),
@@ -136,6 +138,7 @@ def test_two_processes_write_the_bank_of_one(place):
         ("runs/s", {"frozen", "text-informed probe", "adaptor-untrained", "adaptor", "adaptor-trained"}),
         ("runs/sl", {"frozen", "adaptor", "lora", "adaptor+lora"}),
         ("runs/sm", {"empty", "unet", "frozen", "adaptor", "adaptor-trained"}),
+        ("runs/sq", {*BLIND, "frozen", "no pre-training", "umd", "umd+gm-coord"}),
     ],
 )
 def test_studies_have_the_arms_that_are_named(place, study, arms):
