@@ -5,10 +5,10 @@ Licence   The archive's pictures are free for research and teaching; they are no
 Data      github.com/CHILab1/MedPix-2.0: the folder `MedPix-2-0/` (`images/`, `splitted_dataset/`, `Case_topic.json`).
 Command   python recipes/medpix2.py --folder MedPix-2-0 --label body_part --without ../shared/data/vqa_rad
           python recipes/medpix2.py --miniature
-Time      Two cores: three minutes to embed 2,000 pictures, five to pre-train, five to study.
+Time      Two cores: minutes to embed 2,000 pictures and to pre-train; the study has not been timed.
 
-Published: the authors' CLIP tells modality and location of scans; its split is this one, its classes are finer, so that
-no number stands beside these. 1,653 training pictures are few: with the preset's own rate the validated contrast is
+Published: the authors' CLIP tells modality and location of scans; its classes were not compared with these, so that no
+number stands beside them. 1,653 training pictures are few: with the preset's own rate the validated contrast is
 lowest at the second epoch, hence the dropout and the small rate below, chosen on `validate`.
 VQA-RAD was made from the same archive: `--without` leaves its cases out, or it cannot judge what is trained here.
 """

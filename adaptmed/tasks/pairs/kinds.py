@@ -32,7 +32,7 @@ class Questions:
 
 
 class Kinds(nn.Module):
-    """Tells open from closed questions, and excludes the answers that no question of the kind had in the fraction.
+    """Tells open from closed questions, and excludes the answers that only the other kind had in the fraction.
 
     Args:
         width: Of the pooled text Tokens.
@@ -58,11 +58,11 @@ class Kinds(nn.Module):
         probe = fit_probe(questions.features, questions.closed.astype(np.int64), questions.patients, classes=2)
         for name, values in zip(("weight", "bias"), probe.linear(), strict=True):
             getattr(kinds, name).copy_(torch.from_numpy(values))
-        for kind in (0, 1):
-            given = questions.answers[questions.closed == bool(kind)]
-            kinds.seen[kind] = torch.zeros(answers, dtype=torch.bool).index_fill(
-                0, torch.from_numpy(np.unique(given)), value=True
-            )
+        numbers = np.arange(answers)
+        unknown = ~np.isin(numbers, questions.answers)  # of other splits: nothing says whose answers they are
+        for kind in (False, True):
+            given = np.isin(numbers, questions.answers[questions.closed == kind])
+            kinds.seen[int(kind)] = torch.from_numpy(given | unknown)
         return kinds
 
     def forward(

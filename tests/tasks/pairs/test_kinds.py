@@ -18,14 +18,19 @@ def test_closed_questions_are_not_answered_with_organs_nor_open_ones_with_yes():
     asked = questions()
     kinds = Kinds.of(asked, 6)
     logits = kinds(torch.zeros(2, 6), torch.tensor([[1.0] * 4, [-1.0] * 4]))
-    assert torch.isfinite(logits[0]).tolist() == [True, True, False, False, False, False]
-    assert torch.isfinite(logits[1]).tolist() == [False, False, True, True, True, False]
+    assert torch.isfinite(logits[0]).tolist() == [True, True, False, False, False, True]
+    assert torch.isfinite(logits[1]).tolist() == [False, False, True, True, True, True]
 
 
-def test_in_doubt_nothing_that_a_question_had_is_excluded():
+def test_an_answer_that_the_fraction_does_not_have_is_no_kinds_and_can_be_given():
+    kinds = Kinds.of(questions(), 6)  # with answers_from="all" the vocabulary holds such answers
+    assert kinds.seen[:, 5].all()
+
+
+def test_in_doubt_nothing_is_excluded():
     kinds = Kinds.of(questions(), 6)
     logits = kinds(torch.zeros(1, 6), torch.zeros(1, 4))
-    assert torch.isfinite(logits[0]).tolist() == [True] * 5 + [False]
+    assert torch.isfinite(logits[0]).tolist() == [True] * 6
 
 
 def test_one_kind_alone_excludes_nothing():
