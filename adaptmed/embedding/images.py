@@ -108,7 +108,7 @@ def write_images(
     """Write this process's shards of images that are not whole yet."""
     pending, total = own_shards(out, "image", len(items.images), plan, processes)
     numbers = (number for _, span in pending for number in span)
-    with closing(_shown_ahead(_Reader(items, options.preprocessing_of(encoder), options, plan), numbers)) as shown:
+    with closing(_shown_ahead(_Reader(items, options.preprocessing_of(encoder, volumes=items.volumes), options, plan), numbers)) as shown:
         done = total - sum(len(span) for _, span in pending)
         for number, span in pending:
             contents = _Contents()
@@ -123,7 +123,7 @@ def write_images(
 
 def mended_shards(items: Items, encoder: ImageEncoder, out: Path, plan: Plan, options: EmbedOptions) -> list[int]:
     """Return the whole shards that left out an image which can be read by now."""
-    read = _Reader(items, options.preprocessing_of(encoder), options, plan)
+    read = _Reader(items, options.preprocessing_of(encoder, volumes=items.volumes), options, plan)
     found = {number: map(read, rejected) for number, rejected in rejected_images(out).items()}
     return [number for number, again in found.items() if any(isinstance(shown, _Shown) for shown in again)]
 

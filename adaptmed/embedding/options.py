@@ -27,7 +27,8 @@ class EmbedOptions:
         precision: Of the computation: ``bf16`` is autocast, ``fp32`` is exact; by default what the machine computes
             fast.
         max_tokens: Where texts are cut; ``None`` is the encoder's limit or 256, whichever is smaller.
-        fit: How images are made square, instead of the encoder's own way.
+        fit: How images are made square; ``None``: pictures in the encoder's own way, volumes by ``pad``, because a crop
+            leaves out what is to be segmented.
         batch_size: Items per forward pass.
         shard_size: Distinct images or texts per file; ``None`` is 256, or where images are volumes 4.
         workers: Threads that read images while the encoder computes; of volumes at most 4 are in memory at once.
@@ -88,9 +89,10 @@ class EmbedOptions:
         """The device that ``device`` names."""
         return device_of(self.device)
 
-    def preprocessing_of(self, encoder: ImageEncoder) -> Preprocessing:
-        """Return the encoder's input facts with this ``fit``."""
-        return encoder.preprocessing if self.fit is None else replace(encoder.preprocessing, fit=self.fit)
+    def preprocessing_of(self, encoder: ImageEncoder, *, volumes: bool) -> Preprocessing:
+        """Return the encoder's input facts with this ``fit``, or with the usual one of pictures or volumes."""
+        usual: Fit = "pad" if volumes else encoder.preprocessing.fit
+        return replace(encoder.preprocessing, fit=self.fit or usual)
 
     def max_tokens_of(self, encoder: TextEncoder) -> int:
         """Return where texts are cut for this encoder.

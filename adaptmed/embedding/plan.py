@@ -110,7 +110,8 @@ def plan_of(
     views = _check_masked_views(items, image_encoder, options)
     image = text = None
     if image_encoder is not None:
-        image = _source(image_encoder, preprocessing=options.preprocessing_of(image_encoder))
+        inputs = options.preprocessing_of(image_encoder, volumes=items.volumes)
+        image = _source(image_encoder, preprocessing=inputs)
         if items.volumes:
             window = None if options.window is None else (float(options.window[0]), float(options.window[1]))
             image = replace(image, plane=options.plane, window=window)
