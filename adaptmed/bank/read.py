@@ -182,10 +182,14 @@ class Bank:
         Raises:
             BankError: The bank holds no pixels, or pixels at the size of the encoder's input.
         """
+        sizes = self.slice_sizes(items)
+        planes, _ = self._shards["image"].gather_ragged("pixels", "pixel_offsets", np.asarray(items, dtype=np.int64))
+        return planes, sizes
+
+    def slice_sizes(self, items: Items) -> Int[Tensor, "n 2"]:
+        """Return the size ``(height, width)`` of slices that are stored at their own; as ``item_slices`` else."""
         require_pixels(self.folder, self.images, own_size=True)
-        shards, items = self._shards["image"], np.asarray(items, dtype=np.int64)
-        planes, _ = shards.gather_ragged("pixels", "pixel_offsets", items)
-        return planes, shards.gather("pixel_sizes", items).long()
+        return self._shards["image"].gather("pixel_sizes", np.asarray(items, dtype=np.int64)).long()
 
     def masked_tokens(self, rows: Rows, views: Items, dtype: torch.dtype | None = None) -> Tokens:
         """Return what the image encoder gave of these rows when it saw a part of their cells.

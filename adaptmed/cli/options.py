@@ -38,8 +38,8 @@ class EncoderOptions:
     """Side of the encoder's input in pixels; the encoder's own by default."""
 
     fit: Literal["crop", "pad", "squash"] | None = None
-    """How an image becomes square: crop its longer side, pad its shorter side, or squash. By default pictures in the
-    encoder's own way, and volumes padded, so that nothing is left out."""
+    """How an image becomes square: crop its longer side, pad its shorter side, or squash. By default the encoder's own
+    way, but volumes are padded where that is a crop, so that nothing is left out."""
 
     max_tokens: int | None = None
     """Where texts are cut; the encoder's limit or 256 by default, whichever is smaller."""

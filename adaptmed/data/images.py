@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional
 
 from adaptmed.data.decoding import decoding
 from adaptmed.data.dicom import read_dicom
@@ -123,6 +124,15 @@ def from_bytes(
     """Turn what ``to_bytes`` gave into an encoder's input again: at most half a step of 256 from what it was."""
     mean, std = _facts(preprocessing, stored.device)
     return (stored.float() / 255 - mean) / std
+
+
+def at_size(
+    pixels: Float[Tensor, "n 3 height width_px"], size_px: tuple[int, int]
+) -> Float[Tensor, "n 3 new_height new_width"]:
+    """Resize inputs by linear interpolation, antialiased; those that have the size come back untouched."""
+    if tuple(pixels.shape[-2:]) == tuple(size_px):
+        return pixels
+    return functional.interpolate(pixels, size=size_px, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _facts(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -108,7 +108,8 @@ def write_images(
     """Write this process's shards of images that are not whole yet."""
     pending, total = own_shards(out, "image", len(items.images), plan, processes)
     numbers = (number for _, span in pending for number in span)
-    with closing(_shown_ahead(_Reader(items, options.preprocessing_of(encoder, volumes=items.volumes), options, plan), numbers)) as shown:
+    inputs = options.preprocessing_of(encoder, volumes=items.volumes)
+    with closing(_shown_ahead(_Reader(items, inputs, options, plan), numbers)) as shown:
         done = total - sum(len(span) for _, span in pending)
         for number, span in pending:
             contents = _Contents()

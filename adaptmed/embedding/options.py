@@ -27,8 +27,8 @@ class EmbedOptions:
         precision: Of the computation: ``bf16`` is autocast, ``fp32`` is exact; by default what the machine computes
             fast.
         max_tokens: Where texts are cut; ``None`` is the encoder's limit or 256, whichever is smaller.
-        fit: How images are made square; ``None``: pictures in the encoder's own way, volumes by ``pad``, because a crop
-            leaves out what is to be segmented.
+        fit: How images are made square; ``None``: in the encoder's own way, but volumes by ``pad`` where that is
+            ``crop``, which leaves out what is to be segmented.
         batch_size: Items per forward pass.
         shard_size: Distinct images or texts per file; ``None`` is 256, or where images are volumes 4.
         workers: Threads that read images while the encoder computes; of volumes at most 4 are in memory at once.
@@ -91,8 +91,9 @@ class EmbedOptions:
 
     def preprocessing_of(self, encoder: ImageEncoder, *, volumes: bool) -> Preprocessing:
         """Return the encoder's input facts with this ``fit``, or with the usual one of pictures or volumes."""
-        usual: Fit = "pad" if volumes else encoder.preprocessing.fit
-        return replace(encoder.preprocessing, fit=self.fit or usual)
+        own = encoder.preprocessing
+        usual: Fit = "pad" if volumes and own.fit == "crop" else own.fit
+        return replace(own, fit=self.fit or usual)
 
     def max_tokens_of(self, encoder: TextEncoder) -> int:
         """Return where texts are cut for this encoder.

@@ -15,6 +15,8 @@ from torch.nn import functional
 from adaptmed.errors import InputError, sentence
 
 NOT_LABELLED = -1
+_CERTAIN = 1e4
+"""A logit whose probability is exactly 1, and 0 with a minus."""
 SMOOTH = 1e-5
 """Added above and below the Dice ratio, which is then 1 where truth and prediction are both empty."""
 
@@ -61,6 +63,29 @@ def dice_loss(
         return terms.mean()
     labelled = (mask != NOT_LABELLED).flatten(1).any(1)
     return terms.mean(1).sum() / labelled.sum().clamp(min=1)  # an item without any label has exactly 0
+
+
+def overlap_error(logits: Float[Tensor, "batch class *size"], mask: Int[Tensor, "items *sides"]) -> Float[Tensor, ""]:
+    """One minus the Dice of what is predicted, over the whole batch and the classes in it: what training is judged by.
+
+    Args:
+        logits: One per class and pixel; the class with the highest one is predicted.
+        mask: Class numbers; -1 where not labelled.
+
+    Returns:
+        A number in [0, 1]; 0 where no mask of the batch holds a class.
+
+    Raises:
+        InputError: Mask and logits are of different sizes.
+
+    Example:
+        >>> mask = torch.tensor([[[1, 1, 0, 0]]])
+        >>> round(overlap_error(torch.tensor([[[[5.0, -1, -1, -1]]]]), mask).item(), 4)  # 1 - 2 * 1 / (1 + 2)
+        0.3333
+    """
+    alone = logits.shape[1] == 1
+    highest = logits > 0 if alone else logits == logits.max(dim=1, keepdim=True).values
+    return dice_loss(torch.where(highest, _CERTAIN, -_CERTAIN), mask, pooled=True, present=True)
 
 
 def pixel_cross_entropy(

@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, Timer, TQDMProgressBar
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from adaptmed.errors import TerminatedError
@@ -33,6 +34,8 @@ class Length:
         clip: Largest gradient norm.
         accumulate: Batches whose gradients make one step.
         steps: Most steps, where training ends within an epoch; -1 leaves it to the epochs.
+        minutes: Most minutes, those before a run was stopped and resumed included; its epoch is finished first.
+            ``None`` for no bound.
     """
 
     epochs: int
@@ -41,6 +44,14 @@ class Length:
     clip: float
     accumulate: int = 1
     steps: int = -1
+    minutes: float | None = None
+
+    def ends(self) -> list[Callback]:
+        """What ends a training early; it stands before what writes checkpoints, which keep how far it has come."""
+        early: list[Callback] = [StopEarly(self.monitor, patience=self.patience)] if self.monitor else []
+        if self.minutes is not None:
+            early.append(Timer(timedelta(minutes=self.minutes), interval="epoch", verbose=False))
+        return early
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +85,7 @@ def run_trainer(
         precision: Of the forward pass; weights stay in fp32.
         options: Device, checkpoints, progress.
     """
-    kept: list[Callback] = [MetricsLines(out)]
-    if length.monitor:
-        kept.append(StopEarly(length.monitor, patience=length.patience))
+    kept: list[Callback] = [MetricsLines(out), *length.ends()]
     checkpoints = KeepCheckpoints(out, every=options.checkpoint_every, monitor=length.monitor)
     kept += [checkpoints, *options.callbacks, StopOnSigterm(checkpoints)]
     if options.progress:

@@ -53,6 +53,7 @@ class Objective:
         steps: Of the whole training.
         warmup_share: Share of the steps over which the rates rise; they then fall as a cosine to 0.
         seed: Of dropout and noise; the order of the items comes with the batches.
+        judged: The same over the validate split, where that is another number than the loss; low is good.
         count: Weight of a batch in the mean over the validate split.
         right: Of logits and targets: how many are answered rightly. The epoch with the most of them is kept, and of
             equal ones that with the lowest loss; ``None`` keeps the lowest loss.
@@ -63,6 +64,7 @@ class Objective:
     steps: int
     warmup_share: float
     seed: int
+    judged: Loss | None = None
     count: Callable[[Tensor], int] = labelled
     right: Callable[[Tensor, Tensor], int] | None = None
 
@@ -120,7 +122,7 @@ class Tuning(lightning.LightningModule):
         inputs, targets = batch
         count = self._cut().total(self.objective.count(targets))
         logits, wanted = self._logits(self.model.read(inputs), targets)
-        loss = self._checked("validation loss", self.objective.loss(logits, wanted))
+        loss = self._checked("validation loss", (self.objective.judged or self.objective.loss)(logits, wanted))
         self.log("validate/loss", loss, batch_size=count)
         if self.objective.right is not None and count:
             accuracy = self.objective.right(logits, wanted) / count

@@ -82,9 +82,8 @@ def fit(work: Work, device: str) -> None:
     """
     every = slice(None)
     judged, monitor = None if work.judged is None else work.judged(every), work.length.monitor
-    trainer = bare_trainer(
-        device, work.precision, work.length, *(() if judged is None or monitor is None else (KeepBest(monitor),))
-    )
+    kept = [] if judged is None or monitor is None else [*work.length.ends(), KeepBest(monitor)]
+    trainer = bare_trainer(device, work.precision, work.length, *kept)
     train = work.train(lambda: trainer.global_step, every)
     run_to_end(trainer, lambda: trainer.fit(work.tuning.train(), train, judged))
     work.tuning.cpu().eval()

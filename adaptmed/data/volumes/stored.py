@@ -5,13 +5,14 @@ it lies there, which is smaller and loses nothing that the encoder sees.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
-from adaptmed.data.images import from_bytes, prepare, to_bytes
+from adaptmed.data.images import at_size, from_bytes, prepare, to_bytes
 from adaptmed.types import Preprocessing
 
 
@@ -48,9 +49,13 @@ def slices_to_store(
 
 
 def slices_from_store(
-    stored: UInt8[Tensor, "n longest"], sizes_px: Int[Tensor, "n 2"], preprocessing: Preprocessing
-) -> Float[Tensor, "n 3 input_height input_width"]:
-    """Turn what ``slices_to_store`` kept into an encoder's input again.
+    stored: UInt8[Tensor, "n longest"],
+    sizes_px: Int[Tensor, "n 2"],
+    preprocessing: Preprocessing,
+    *,
+    shown_px: tuple[int, int] | None = None,
+) -> Float[Tensor, "n 3 shown_height shown_width"]:
+    """Turn what ``slices_to_store`` kept into an encoder's input again, or into the same at another size.
 
     Half a step of 256 is lost where a slice is kept. Resizing adds up at most 1.6 times as much at a pixel (bicubic
     weights have a sum of magnitudes of 1.25 along each side), so that an input is at most 0.8 steps from what it was.
@@ -59,20 +64,22 @@ def slices_from_store(
         stored: Of slices that may differ in size, padded on the right.
         sizes_px: ``(height, width)`` of the slices.
         preprocessing: The encoder's input facts.
+        shown_px: ``(height, width)`` to give, laid as the encoder's input is; ``None`` is that input's size.
     """
+    shown = preprocessing if shown_px is None else replace(preprocessing, image_size_px=shown_px)
     sizes: list[tuple[int, int]] = [(height, width) for height, width in sizes_px.tolist()]
-    found = [_to_input(pixels, size, preprocessing) for pixels, size in zip(stored, sizes, strict=True)]
-    return torch.stack(found) if found else torch.zeros(0, 3, *preprocessing.image_size_px)
+    found = [_to_input(pixels, size, preprocessing, shown) for pixels, size in zip(stored, sizes, strict=True)]
+    return torch.stack(found) if found else torch.zeros(0, 3, *shown.image_size_px)
 
 
 def _to_input(
-    pixels: UInt8[Tensor, " longest"], size_px: tuple[int, int], preprocessing: Preprocessing
-) -> Float[Tensor, "3 input_height input_width"]:
+    pixels: UInt8[Tensor, " longest"], size_px: tuple[int, int], preprocessing: Preprocessing, shown: Preprocessing
+) -> Float[Tensor, "3 shown_height shown_width"]:
     pixels = pixels[: stored_pixels(size_px, preprocessing)]
     if _is_own(size_px, preprocessing):
-        return prepare(pixels.view(size_px).numpy().astype(np.float32) / 255, preprocessing)
+        return prepare(pixels.view(size_px).numpy().astype(np.float32) / 255, shown)
     laid = pixels.view(1, 1, *preprocessing.image_size_px).expand(1, 3, -1, -1)
-    return from_bytes(laid, preprocessing)[0]
+    return at_size(from_bytes(laid, preprocessing), shown.image_size_px)[0]
 
 
 def _is_own(size_px: tuple[int, int], preprocessing: Preprocessing) -> bool:

@@ -1,78 +1,31 @@
 """The contenders: each turns a fraction of the masks into scores of the test images."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from adaptmed.adaptor.fresh import fresh_fusion
-from adaptmed.adaptor.model import trainable_parameters
 from adaptmed.bank import Bank
 from adaptmed.cohort.rows import rows_with_sides
-from adaptmed.data.splits import fraction_rows
 from adaptmed.fusion import Fusion
 from adaptmed.heads.decoders import NEEDS, ScratchUnet, build_decoder
 from adaptmed.layers.draws import step_seed
-from adaptmed.metrics.segmentation import METRICS
 from adaptmed.study.checks import lora_parameters
+from adaptmed.study.segmentation.contender import Contender, Outcome, Part, outcome_of
 from adaptmed.study.segmentation.settings import TUNED, SegmentationStudy
 from adaptmed.study.segmentation.subject import Subject
-from adaptmed.tasks.segmentation.judging import score_model, score_nothing
-from adaptmed.tasks.segmentation.logits import predict_rows
+from adaptmed.tasks.segmentation.judging import score_nothing
 from adaptmed.tasks.segmentation.model import Segmenter
-from adaptmed.tasks.segmentation.reading import Examples, Wanted, WindowReader
+from adaptmed.tasks.segmentation.reading import Wanted
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 from adaptmed.tasks.segmentation.shapes import shape_for
-from adaptmed.tasks.segmentation.training import work_of
 from adaptmed.training.trainable import trainable_fusion
-from adaptmed.training.work import fit
 
-HELD_OUT = 1 / 3
-Build = Callable[[int], Segmenter]
-Places = Int[np.ndarray, " k"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an arm gives at one fraction.
-
-    Attributes:
-        scores: Of the test images, by label and metric.
-        reasons: Label → why it is undefined.
-        trainable_parameters: Everything trained for this arm, pre-training included.
-        learning_rate: The rate that was taken; ``None`` where nothing was trained.
-        shown: Predicted classes of the images that the report shows, at the size of the encoder's input.
-    """
-
-    scores: Float[np.ndarray, "m label metric"]
-    reasons: Mapping[str, str]
-    trainable_parameters: int
-    learning_rate: float | None
-    shown: tuple[np.ndarray, ...]
-
-
-Arm = Callable[[Places, int], Outcome]
-"""From places in ``Subject.train`` and a seed to an outcome."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """An arm that trains: what it reads and how it is built.
-
-    Attributes:
-        bank: What it reads.
-        wanted: What of it.
-        build: From a seed to a model with fresh weights.
-        pretrained: Parameters that were trained before.
-    """
-
-    bank: Bank
-    wanted: Wanted
-    build: Build
-    pretrained: int = 0
+Arm = Callable[[float, int], Outcome]
+"""From a fraction and a seed to an outcome."""
 
 
 def arms_of(
@@ -155,10 +108,10 @@ def _scratch(seed: int, *, classes: int, dims: int, channels: int | None) -> Seg
         return Segmenter(ScratchUnet(classes, spatial_dims=dims, **chosen))
 
 
-def _nothing(subject: Subject, shown: Int[np.ndarray, " s"], places: Places, seed: int) -> Outcome:
+def _nothing(subject: Subject, shown: Int[np.ndarray, " s"], fraction: float, seed: int) -> Outcome:
     """Predict nothing at all."""
-    del places, seed
-    blank = [np.zeros(subject.bank.images.preprocessing.image_size_px, dtype=np.uint8) for _ in shown]
+    del fraction, seed
+    blank = [np.zeros(subject.masks.shown.image_size_px, dtype=np.uint8) for _ in shown]
     return Outcome(score_nothing(subject.masks, subject.test.tolist()), {}, 0, None, tuple(blank))
 
 
@@ -168,63 +121,8 @@ def _trained(
     contender: Contender,
     shown: Int[np.ndarray, " s"],
     device: str,
-    places: Places,
+    fraction: float,
     seed: int,
 ) -> Outcome:
     """Train on the fraction and score the test images."""
-    reader = WindowReader(contender.bank, contender.wanted)
-    reasons = {
-        name: "no training mask of the fraction holds it"
-        for name, there in zip(subject.masks.names, subject.present[places].any(axis=0), strict=True)
-        if not there
-    }
-    if len(reasons) == len(subject.masks.names):
-        blank = np.full((len(subject.test), len(reasons), len(METRICS)), np.nan)
-        return Outcome(blank, reasons, 0, None, ())
-    rate = _best_rate(subject, settings, contender, reader, device, places, seed)
-    training = replace(settings.training, learning_rate=rate)
-    model = contender.build(seed)
-    fit(work_of(model, _examples(subject, reader, places, training, seed), None, training, seed=seed), device)
-    scores = score_model(model, reader, subject.masks, subject.test.tolist(), training, device=device)
-    pictures = [_plane(logits) for logits in predict_rows(model, reader, shown.tolist(), training, device=device)]
-    return Outcome(scores, reasons, trainable_parameters(model) + contender.pretrained, rate, tuple(pictures))
-
-
-def _best_rate(
-    subject: Subject,
-    settings: SegmentationStudy,
-    contender: Contender,
-    reader: WindowReader,
-    device: str,
-    places: Places,
-    seed: int,
-) -> float:
-    """Choose the learning rate inside the fraction; the first one where a third of its patients cannot tell."""
-    rates = settings.learning_rates
-    held = fraction_rows(subject.patients[places], subject.present[places].astype(float), HELD_OUT, seed=seed)
-    kept = ~held
-    if len(rates) == 1 or not (subject.present[places[held]].any() and subject.present[places[kept]].any()):
-        return rates[0]
-    rows = subject.train[places[held]].tolist()
-    found = []
-    for rate in rates:
-        training = replace(settings.training, learning_rate=rate)
-        model = contender.build(seed)
-        fit(work_of(model, _examples(subject, reader, places[kept], training, seed), None, training, seed=seed), device)
-        scores = score_model(model, reader, subject.masks, rows, training, device=device)
-        positives = scores[..., list(METRICS).index("dice_positives")]
-        defined = positives[:, ~np.isnan(positives).all(axis=0)]
-        found.append(float(np.nanmean(defined, axis=0).mean()))
-    return rates[int(np.argmax(found))]
-
-
-def _examples(
-    subject: Subject, reader: WindowReader, places: Places, training: SegmentationSettings, seed: int
-) -> Examples:
-    return Examples(reader, subject.masks, subject.train[places], training.window_slices, seed)
-
-
-def _plane(logits: torch.Tensor) -> np.ndarray:
-    """Classes of a picture, or of the middle slice of a volume."""
-    classes = logits.max(0).indices.to(torch.uint8).numpy()
-    return classes if classes.ndim == 2 else classes[len(classes) // 2]
+    return outcome_of(contender, Part.of(subject, fraction, seed), settings, shown, device)

@@ -103,7 +103,7 @@ def _compute(subject: Subject, arms: Mapping[str, Arm], path_of: Callable[[Place
     """Train an arm at one place, and keep what the report shows before the cell is written."""
     started = time.monotonic()
     places = subject.fraction(place.fraction, place.seed)
-    outcome = arms[place.arm](places, place.seed)
+    outcome = arms[place.arm](place.fraction, place.seed)
     seconds = round(time.monotonic() - started, 3)
     with written_whole(path_of(place).with_suffix(".npy")) as temporary:
         np.save(temporary, np.stack(outcome.shown) if outcome.shown else np.zeros((0, 1, 1), dtype=np.uint8))
@@ -157,7 +157,7 @@ def _shown_path(subject: Subject, out: Path, arm: str, fraction: float) -> Path:
 
 
 def _picture(subject: Subject, row: int, offset: int) -> np.ndarray:
-    reader = WindowReader(subject.bank, Wanted(tokens=False, taps=False, pixels=True))
+    reader = WindowReader(subject.bank, Wanted(tokens=False, taps=False, pixels=True), subject.masks.shown)
     offsets = np.array([[offset]]) if subject.bank.holds_volumes else None
     pixels = reader(np.array([row]), offsets).pixels
     assert pixels is not None
@@ -166,9 +166,9 @@ def _picture(subject: Subject, row: int, offset: int) -> np.ndarray:
 
 
 def _truth(subject: Subject, row: int, offset: int) -> np.ndarray:
-    images, mask = subject.bank.images, subject.masks.source(row)
+    mask = subject.masks.source(row)
     classes = as_classes(mask.values, subject.masks.labels)
-    laid = mask_to_input(classes, images.preprocessing).numpy()
+    laid = mask_to_input(classes, subject.masks.shown).numpy()
     return laid if laid.ndim == 2 else laid[offset]
 
 
@@ -207,9 +207,11 @@ def _facts(subjects: Sequence[Subject], settings: SegmentationStudy) -> dict[str
             "test patients": len(set(subject.truth.patients)),
             "masks left out": len(subject.masks.rejects),
         }
+    looked_at = any(len(subject.validate) for subject in subjects)
     facts["training"] = {
         "decoder": settings.training.decoder,
-        "steps of every trained arm": settings.training.rounds * settings.training.steps_per_round,
+        "steps of every trained arm, at most": settings.training.rounds * settings.training.steps_per_round,
+        "looks at the validated part": settings.training.rounds if looked_at else "none: every arm makes all the steps",
         "learning rates tried by every trained arm": ", ".join(f"{rate:g}" for rate in settings.learning_rates),
         "loss": settings.training.loss,
     }

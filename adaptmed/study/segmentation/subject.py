@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int, Shaped
 
 from adaptmed.adaptor.model import Adaptor
 from adaptmed.bank import Bank
-from adaptmed.cohort.division import overlap_of, require_unseen
+from adaptmed.cohort.division import SPLITS, overlap_of, require_apart
 from adaptmed.cohort.rows import patients_of, with_mask
 from adaptmed.data.splits import fraction_rows
 from adaptmed.errors import InputError, sentence
@@ -19,7 +19,7 @@ from adaptmed.study.checks import check_labels, check_tuned, identity_of, place_
 from adaptmed.study.scoring import Truth
 from adaptmed.study.segmentation.settings import TUNED, SegmentationStudy
 from adaptmed.tasks.segmentation.masks import Masks, Progress, find_masks
-from adaptmed.tasks.segmentation.shapes import check_bank
+from adaptmed.tasks.segmentation.shapes import check_bank, shown_in
 
 Run = tuple[Bank, Path]
 """A bank with the run that was trained on Tokens of its encoders."""
@@ -35,6 +35,7 @@ class Subject:
         adaptor: Without encoders in memory; ``None`` leaves its arms out.
         tuned: The bank that tuned encoders wrote, and their adaptor.
         train: Row numbers with a mask in ``train``.
+        validate: The same of ``validate``; none where the table has no such split.
         test: Row numbers with a mask in ``test``.
         patients: Of ``train``.
         present: Which labels stand in the masks of ``train``.
@@ -49,6 +50,7 @@ class Subject:
     adaptor: Adaptor | None
     tuned: tuple[Bank, Adaptor] | None
     train: Int[np.ndarray, " n"]
+    validate: Int[np.ndarray, " v"]
     test: Int[np.ndarray, " m"]
     patients: Shaped[np.ndarray, " n"]
     present: Bool[np.ndarray, "n label"]
@@ -60,6 +62,13 @@ class Subject:
     def fraction(self, share: float, seed: int) -> Int[np.ndarray, " k"]:
         """Places in ``train`` of the patients in a fraction: nested, stratified by what masks hold, for every arm."""
         return np.flatnonzero(fraction_rows(self.patients, self.present.astype(float), share, seed=seed))
+
+    def looked_at(self, share: float, seed: int) -> Int[np.ndarray, " w"]:
+        """Row numbers in ``validate`` of the same share of its patients: their masks say when training ends."""
+        if not len(self.validate):
+            return self.validate
+        strata = self.masks.present(self.validate).astype(float)
+        return self.validate[fraction_rows(patients_of(self.bank, self.validate), strata, share, seed=seed)]
 
     def adaptor_of(self, arm: str) -> tuple[Bank, Adaptor]:
         """Return the adaptor that an arm stands on, and the bank of its Tokens.
@@ -118,7 +127,8 @@ def open_subject(bank: Bank, run: Path | None, settings: SegmentationStudy, *, t
     beside = None if tuned is None else _tuned(bank, *tuned, settings)
     said = [read_seen(path) for path in _runs(run, tuned)]
     seen = frozenset().union(*(digests or () for digests in said))
-    require_unseen(bank, with_mask(bank, "test"), seen, allow_overlap=settings.allow_overlap)
+    sides = [with_mask(bank, split) for split in SPLITS]
+    require_apart(bank, (sides[0], sides[1], sides[2]), before=seen, allow_overlap=settings.allow_overlap)
     return Opened(
         bank=bank,
         adaptor=adaptor,
@@ -144,8 +154,9 @@ def prepare(
         InputError: There are no usable masks.
     """
     bank = opened.bank
-    masks = find_masks(bank, folder, labels=settings.labels, progress=progress)
-    train, test = masks.rows("train"), masks.rows("test")
+    shown = shown_in(bank, settings.training)
+    masks = find_masks(bank, folder, labels=settings.labels, shown=shown, progress=progress)
+    train, validate, test = (masks.rows(split) for split in SPLITS)
     if not len(test):
         fix = "Check the split column and the masks with `adaptmed check`."
         raise InputError(sentence(str(bank.folder), expected="usable masks in the split test", got="none", fix=fix))
@@ -155,6 +166,7 @@ def prepare(
         adaptor=opened.adaptor,
         tuned=opened.tuned,
         train=train,
+        validate=validate,
         test=test,
         patients=patients_of(bank, train),
         present=masks.present(train),

@@ -42,7 +42,7 @@ def score_model(
     Returns:
         Scores per image, label and metric, in the order of ``METRICS``; NaN where undefined.
     """
-    facts = reader.images.preprocessing
+    facts = reader.shown
 
     def score(row: int, logits: Tensor) -> Float[np.ndarray, "label metric"]:
         mask = masks.source(row)
@@ -55,7 +55,7 @@ def score_model(
             waiting = []
             for row, logits in zip(rows, predicted, strict=True):
                 waiting.append(pool.submit(score, row, logits))
-                if len(waiting) > 2 * settings.batch_size:  # no more logits in memory than this
+                if len(waiting) > 2 * settings.pictures_per_batch:  # no more logits in memory than this
                     found.append(waiting.pop(0).result())
         found += [task.result() for task in waiting]
     return np.stack(found) if found else np.zeros((0, len(masks.names), len(METRICS)))

@@ -20,7 +20,7 @@ from adaptmed.types import Preprocessing
 def predict_rows(
     model: Segmenter, reader: WindowReader, rows: Sequence[int], settings: SegmentationSettings, *, device: str = "auto"
 ) -> Generator[Float[Tensor, "class *size"], None, None]:
-    """Yield logits of each row's picture or volume, at the size of the encoder's input, on the CPU.
+    """Yield logits of each row's picture or volume, at the size that it is shown at, on the CPU.
 
     Args:
         model: In evaluation mode.
@@ -34,7 +34,8 @@ def predict_rows(
             offsets = np.arange(len(reader.bank.items_of(row)))[None]
             yield predict_volume(model, reader(np.array([row]), offsets), settings, device=device)
         return
-    parts = [np.array(rows[at : at + settings.batch_size]) for at in range(0, len(rows), settings.batch_size)]
+    size = settings.pictures_per_batch
+    parts = [np.array(rows[at : at + size]) for at in range(0, len(rows), size)]
     for windows in prefetched(reader, parts, workers=1, ahead=2):
         yield from predict_pictures(model, windows, settings, device=device)
 
@@ -83,8 +84,8 @@ def classes_in_source(
     """Return class numbers in the geometry of the picture or volume that was read.
 
     Args:
-        logits: At the size of the encoder's input.
+        logits: At the size that the decoder saw.
         size_px: ``(height, width)`` of the source.
-        preprocessing: How it became the input.
+        preprocessing: How it became what the decoder saw.
     """
     return logits_to_source(logits, size_px, preprocessing).max(0).indices.to(torch.int16).numpy()

@@ -1,4 +1,4 @@
-"""The masks of a bank's rows: every file opened once, checked against its image, laid out as the encoder sees it."""
+"""The masks of a bank's rows: every file opened once, checked against its image, laid out as the decoder sees it."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +26,7 @@ from adaptmed.data.volumes.grids import Plane
 from adaptmed.data.volumes.reading import Volume, read_volume
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
+from adaptmed.types import Preprocessing
 
 FACTS, LAID, REJECTS = "masks.json", "masks.npy", "rejects.jsonl"
 NOT_LABELLED = -1
@@ -43,7 +44,8 @@ class Masks:
         labels: Value in the files → name, 0 (background) first; the classes of a decoder in this order.
         values: Row number → the values in its mask, for every usable mask.
         rejects: Rows whose mask cannot be used: ``row``, ``mask``, ``reason``.
-        laid: Masks at the encoder's input size, one plane per picture or slice, memory-mapped; 65535 is padding.
+        shown: How images and masks are laid and at which size.
+        laid: Masks laid so, one plane per picture or slice, memory-mapped; 65535 is padding.
         first: Row number → its first plane, for rows that are laid out.
     """
 
@@ -52,6 +54,7 @@ class Masks:
     labels: Mapping[int, str]
     values: Mapping[int, tuple[int, ...]]
     rejects: Sequence[Mapping[str, str]]
+    shown: Preprocessing
     laid: NDArray[np.uint16]
     first: Mapping[int, int]
 
@@ -87,12 +90,30 @@ class Masks:
         return table
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What ``find_masks`` was asked for."""
+
+    bank: Bank
+    labels: Mapping[int, str] | None
+    splits: Sequence[str]
+    shown: Preprocessing
+
+    def key(self) -> dict[str, Any]:
+        """What another call must ask for to take up what this one finds."""
+        named = None if self.labels is None else {str(value): name for value, name in self.labels.items()}
+        facts: dict[str, Any] = {"rows": self.bank.info.rows_file_sha256, "inputs": asdict(self.shown)}
+        facts |= {"plane": self.bank.images.plane, "labels": named, "splits": list(self.splits)}
+        return json.loads(json.dumps(facts))
+
+
 def find_masks(
     bank: Bank,
     folder: Path,
     *,
     labels: Mapping[int, str] | None = None,
     splits: Sequence[str] = ("train", "validate"),
+    shown: Preprocessing | None = None,
     progress: Progress = lambda *_: None,
 ) -> Masks:
     """Open the mask of every row that has one, and lay out those that training reads.
@@ -105,6 +126,7 @@ def find_masks(
         folder: Where ``masks.npy``, ``masks.json`` and ``rejects.jsonl`` are kept: about two bytes per pixel of input.
         labels: Value → name of what may stand in masks; ``None`` takes every value in the masks of ``train``.
         splits: Those whose masks are laid out; none at all to judge a decoder that was trained elsewhere.
+        shown: How the decoder sees the images; ``None``: as the encoder does.
         progress: Called with what is being done, masks done and all masks.
 
     Raises:
@@ -112,11 +134,12 @@ def find_masks(
     """
     files = ManifestFiles.of(bank)
     rows = _rows_with_masks(bank)
-    key = _key(bank, labels, splits)
+    asked = _Asked(bank, labels, splits, shown or bank.images.preprocessing)
+    key = asked.key()
     facts = _kept(folder, key)
     if facts is None:
         (folder / FACTS).unlink(missing_ok=True)  # it speaks of planes that are written over now
-        facts = {"key": key} | _lay_out(bank, files, rows, folder, labels, splits, progress)
+        facts = {"key": key} | _lay_out(asked, files, rows, folder, progress)
         write_text_whole(folder / FACTS, json.dumps(facts) + "\n")
     values = {int(row): tuple(found) for row, found in facts["values"].items()}
     train = [values[row] for row in bank.subset("train").tolist() if row in values]
@@ -130,7 +153,7 @@ def find_masks(
     write_text_whole(folder / REJECTS, "".join(json.dumps(reject) + "\n" for reject in rejects))
     laid = np.load(folder / LAID, mmap_mode="r")
     first = {int(row): number for row, number in facts["first"].items()}
-    return Masks(bank, files, dict(sorted(known.items())), values, rejects, laid, first)
+    return Masks(bank, files, dict(sorted(known.items())), values, rejects, asked.shown, laid, first)
 
 
 def _rows_with_masks(bank: Bank) -> list[int]:
@@ -142,28 +165,22 @@ def _rows_with_masks(bank: Bank) -> list[int]:
 
 
 def _lay_out(
-    bank: Bank,
-    files: ManifestFiles,
-    rows: Sequence[int],
-    folder: Path,
-    labels: Mapping[int, str] | None,
-    splits: Sequence[str],
-    progress: Progress,
+    asked: _Asked, files: ManifestFiles, rows: Sequence[int], folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """Read every mask, write the planes of those that training reads, and say what was found."""
-    images = bank.images
-    wanted = {int(row) for split in splits for row in bank.subset(split)}
+    bank = asked.bank
+    wanted = {int(row) for split in asked.splits for row in bank.subset(split)}
     starts, total = {}, 0
     for row in rows:
         if row in wanted:
             starts[row] = total
             total += len(bank.items_of(row))
     folder.mkdir(parents=True, exist_ok=True)
-    size = images.preprocessing.image_size_px
+    size = asked.shown.image_size_px
     laid = np.lib.format.open_memmap(folder / LAID, mode="w+", dtype=np.uint16, shape=(max(1, total), *size))
     values: dict[int, tuple[int, ...]] = {}
     rejects: list[dict[str, str]] = []
-    read = partial(_read_or_reason, files, bank, labels=labels)
+    read = partial(_read_or_reason, files, bank, labels=asked.labels)
     with closing(prefetched(read, rows, workers=min(8, cpu_count() or 1), ahead=8)) as masks:
         for done, (row, mask) in enumerate(zip(rows, masks, strict=True), start=1):
             progress("masks", done, len(rows))
@@ -172,7 +189,7 @@ def _lay_out(
                 continue
             values[row] = values_in(mask.values)
             if row in starts:
-                planes = mask_to_input(mask.values, images.preprocessing).numpy()
+                planes = mask_to_input(mask.values, asked.shown).numpy()
                 planes = np.where(planes == NOT_LABELLED, _NONE, planes).astype(np.uint16).reshape(-1, *size)
                 laid[starts[row] : starts[row] + len(planes)] = planes
     laid.flush()
@@ -228,13 +245,6 @@ def _within(
         except InputError as error:
             rejects.append(_reject(bank, row, str(error)))
     return kept, rejects
-
-
-def _key(bank: Bank, labels: Mapping[int, str] | None, splits: Sequence[str]) -> dict[str, Any]:
-    images = bank.images
-    named = None if labels is None else {str(value): name for value, name in labels.items()}
-    facts = {"rows": bank.info.rows_file_sha256, "inputs": asdict(images.preprocessing), "plane": images.plane}
-    return json.loads(json.dumps({**facts, "labels": named, "splits": list(splits)}))
 
 
 def _kept(folder: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:

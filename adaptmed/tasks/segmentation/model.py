@@ -14,6 +14,7 @@ from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion
 from adaptmed.heads.decoders import Decoder, grid_map, stack_slices
+from adaptmed.tasks.segmentation.changes import Changes
 from adaptmed.types import ImageEncoder, Tokens
 
 
@@ -22,11 +23,12 @@ class Windows:
     """Pictures, or windows of equally many slices of volumes, one behind another.
 
     Attributes:
-        size: ``(height, width)`` of the encoder's input.
+        size: ``(height, width)`` that images are shown at.
         depth: Slices of a window; ``None`` for pictures.
         tokens: Of the encoder, of every picture or slice; ``None`` where it runs in the loop or nothing reads them.
         taps: Feature maps of the encoder, shallow to deep, the deepest left out; empty where nothing reads them.
         pixels: Normalised pictures or slices; ``None`` where nothing reads them.
+        changes: Of what the decoder reads, one per picture or window; ``None`` leaves it as it is.
     """
 
     size: tuple[int, int]
@@ -34,6 +36,7 @@ class Windows:
     tokens: Tokens | None = None
     taps: tuple[Float[Tensor, "n _channel _row _column"], ...] = ()
     pixels: Float[Tensor, "n 3 height width_px"] | None = None
+    changes: Changes | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same windows on another device."""
@@ -42,6 +45,7 @@ class Windows:
             tokens=None if self.tokens is None else self.tokens.to(device),
             taps=tuple(tap.to(device) for tap in self.taps),
             pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=True),
+            changes=None if self.changes is None else self.changes.to(device),
         )
 
 
@@ -76,7 +80,7 @@ class Segmenter(nn.Module):
         self.layout = Layout.parse(layout)
 
     def forward(self, windows: Windows) -> Float[Tensor, "batch class *size"]:
-        """Return logits in fp32 at the size of the encoder's input; volumes have their slices before the rows."""
+        """Return logits in fp32 at the size that images are shown at; volumes have their slices before the rows."""
         return self.logits(self.read(windows))
 
     def read(self, windows: Windows) -> Read:
@@ -85,7 +89,11 @@ class Segmenter(nn.Module):
         if pixels is not None and windows.depth is not None:
             pixels = stack_slices(pixels, windows.depth)
         sides = size if windows.depth is None else (windows.depth, *size)
-        return self.maps(windows), sides, pixels
+        maps, changes = self.maps(windows), windows.changes
+        if changes is not None:
+            maps = [changes.of_map(values) for values in maps]
+            pixels = None if pixels is None else changes.of_pixels(pixels)
+        return maps, sides, pixels
 
     def logits(self, read: Read) -> Float[Tensor, "batch class *size"]:
         """Return logits of what the decoder reads, in fp32."""

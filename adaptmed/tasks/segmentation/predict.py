@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -41,7 +41,8 @@ class Predictor:
     Attributes:
         model: Decoder and fusion; it reads Tokens and taps.
         encoder: The image encoder, with its LoRA where it has some.
-        preprocessing: How images were made its input.
+        inputs: How images become its input.
+        shown: How the decoder sees them.
         layout: How its Tokens are laid out.
         facts: What the decoder reads and says.
         device: Where everything is.
@@ -49,7 +50,8 @@ class Predictor:
 
     model: Segmenter
     encoder: ImageEncoder
-    preprocessing: Preprocessing
+    inputs: Preprocessing
+    shown: Preprocessing
     layout: Layout
     facts: DecoderFacts
     device: str
@@ -68,8 +70,8 @@ class Predictor:
         where = device_of(device)
         encoder.module.to(where)
         model = Segmenter(decoder, fusion=adaptor.fusion).eval().to(where)
-        inputs, layout = adaptor.encoders.image_record.inputs, Layout.parse(adaptor.encoders.layout)
-        return cls(model, encoder, inputs, layout, facts, device)
+        inputs, layout = facts.inputs(adaptor.encoders.image_record.inputs), Layout.parse(adaptor.encoders.layout)
+        return cls(model, encoder, inputs, facts.shown(inputs), layout, facts, device)
 
     @property
     def volumes(self) -> bool:
@@ -86,22 +88,24 @@ class Predictor:
             expected, got = ("a volume", "a picture") if self.volumes else ("a picture", "a volume")
             fix = f"This run was trained on {expected.removeprefix('a ')}s."
             raise InputError(sentence(str(path), expected=expected, got=got, fix=fix))
+        settings = self.facts.settings
         if not self.volumes:
             image = read_image(path)
-            pixels = prepare(image, self.preprocessing)[None]
-            logits = predict_pictures(self.model, self._windows(pixels), self.facts.settings, device=self.device)[0]
+            windows = self._encoded(prepare(image, self.inputs)[None])
+            windows = replace(windows, pixels=prepare(image, self.shown)[None])
+            logits = predict_pictures(self.model, windows, settings, device=self.device)[0]
             write_mask(out, self._values(logits, (image.shape[0], image.shape[1])))
             return
         volume = read_volume(path, cast(Plane, self.facts.plane))
-        pixels = slices_to_input(as_grey(volume, self.facts.window), self.preprocessing)
-        logits = predict_volume(
-            self.model, self._windows(pixels, depth=len(pixels)), self.facts.settings, device=self.device
-        )
+        grey = as_grey(volume, self.facts.window)
+        windows = self._encoded(slices_to_input(grey, self.inputs))
+        windows = replace(windows, depth=len(grey), pixels=slices_to_input(grey, self.shown))
+        logits = predict_volume(self.model, windows, settings, device=self.device)
         write_mask(out, self._values(logits, (volume.values.shape[1], volume.values.shape[2])), volume)
 
-    def _windows(self, pixels: Float[Tensor, "n 3 height width_px"], depth: int | None = None) -> Windows:
+    def _encoded(self, pixels: Float[Tensor, "n 3 height width_px"]) -> Windows:
         """Encode pictures or slices, a batch at a time."""
-        where, size = device_of(self.device), self.facts.settings.batch_size
+        where, size = device_of(self.device), self.facts.settings.pictures_per_batch
         parts: list[Tokens] = []
         maps: list[Sequence[Tensor]] = []
         autocast = torch.autocast(where.type, torch.bfloat16, enabled=self.facts.settings.precision == "bf16")
@@ -114,8 +118,7 @@ class Predictor:
         values, pooled = torch.cat([t.values for t in parts]), torch.cat([t.pooled for t in parts])
         tokens = Tokens(values, torch.cat([t.valid for t in parts]), pooled, parts[0].grid, parts[0].prefix)
         taps = tuple(torch.cat(level) for level in zip(*maps, strict=True))
-        height, width = self.preprocessing.image_size_px
-        return Windows((height, width), depth=depth, tokens=tokens, taps=taps, pixels=pixels)
+        return Windows(self.shown.image_size_px, tokens=tokens, taps=taps)
 
     def _encode(self, pixels: Float[Tensor, "n 3 height width_px"]) -> tuple[Tokens, Sequence[Tensor]]:
         if not self.facts.taps:
@@ -123,7 +126,7 @@ class Predictor:
         return tokens_and_taps(self.encoder, pixels, self.facts.taps)
 
     def _values(self, logits: Float[Tensor, "class *size"], size_px: tuple[int, int]) -> Integer[np.ndarray, "*sides"]:
-        return as_values(classes_in_source(logits, size_px, self.preprocessing), self.facts.labels)
+        return as_values(classes_in_source(logits, size_px, self.shown), self.facts.labels)
 
 
 def predict(

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import cpu_count
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ from torch import Tensor
 from adaptmed.bank import Bank, prefetched
 from adaptmed.bank.source_files import ManifestFiles
 from adaptmed.data.augment import augment_with_mask
-from adaptmed.data.images import from_bytes, prepare, read_image
+from adaptmed.data.images import at_size, from_bytes, prepare, read_image
 from adaptmed.data.volumes.stored import slices_from_store
 from adaptmed.errors import BankError, sentence
+from adaptmed.tasks.segmentation.changes import Changes
 from adaptmed.tasks.segmentation.masks import Masks
 from adaptmed.tasks.segmentation.model import Windows
+from adaptmed.types import Preprocessing
 
 Places = Int[np.ndarray, " n"]
 Item = TypeVar("Item")
@@ -41,21 +43,27 @@ class Wanted:
     pixels: bool = True
 
 
+Place = Literal["before the encoder", "behind the encoder"]
+"""Where images are changed at random."""
+
+
 class WindowReader:
     """Reads windows of a bank's rows: pictures whole, of volumes some slices.
 
     Args:
         bank: Tokens, and taps and pixels where it holds them; pixels of pictures that it does not hold are read again.
         wanted: What is read.
+        shown: How the decoder sees the images; ``None``: as the encoder does.
 
     Raises:
         BankError: The bank holds no images, no taps, or volumes without pixels, and they are wanted.
         InputError: The images are to be read again, and the manifest is gone or another one now.
     """
 
-    def __init__(self, bank: Bank, wanted: Wanted) -> None:
+    def __init__(self, bank: Bank, wanted: Wanted, shown: Preprocessing | None = None) -> None:
         self.bank, self.wanted, self.images = bank, wanted, bank.images
-        self.size = self.images.preprocessing.image_size_px
+        self.shown = shown or self.images.preprocessing
+        self.size = self.shown.image_size_px
         if wanted.pixels and not self.images.pixels:
             self._require_pictures()
             self._files = ManifestFiles.of(bank)
@@ -88,10 +96,10 @@ class WindowReader:
         return map(read, items)
 
     def picture(self, row: int) -> Float[Tensor, "3 height width_px"]:
-        """The picture of a row as the encoder's input: from the bank, or from its file."""
+        """The picture of a row as the decoder sees it: from the bank, or from its file."""
         if self.images.pixels:
             return self._stored(np.array([self.bank.items_of(row).start]))[0]
-        return prepare(read_image(self._files.image(row)), self.images.preprocessing)
+        return prepare(read_image(self._files.image(row)), self.shown)
 
     def _pixels(self, rows: Places, items: Int[np.ndarray, " item"]) -> Float[Tensor, "item 3 height width_px"]:
         if self.images.pixels:
@@ -99,9 +107,10 @@ class WindowReader:
         return torch.stack(list(self._pool.map(self.picture, rows.tolist())))
 
     def _stored(self, items: Places) -> Float[Tensor, "n 3 height width_px"]:
+        facts = self.images.preprocessing
         if self.images.own_size:
-            return slices_from_store(*self.bank.item_slices(items), self.images.preprocessing)
-        return from_bytes(self.bank.item_pixels(items), self.images.preprocessing)
+            return slices_from_store(*self.bank.item_slices(items), facts, shown_px=self.size)
+        return at_size(from_bytes(self.bank.item_pixels(items), facts), self.size)
 
     def _require_pictures(self) -> None:
         if self.bank.holds_volumes:
@@ -120,7 +129,8 @@ class Examples:
         rows: Row numbers.
         window_slices: Slices of a window of a volume.
         seed: Of the order, the windows and the random changes.
-        augment: Change pictures and their masks alike, for an encoder in the loop; Tokens of a bank cannot follow.
+        changed: Where images are changed at random with their masks, if they are; Tokens of a bank cannot follow a
+            change before the encoder.
     """
 
     reader: WindowReader
@@ -128,15 +138,22 @@ class Examples:
     rows: Places
     window_slices: int
     seed: int
-    augment: bool = False
+    changed: Place | None = None
 
     def batch(self, places: Places, draw: int) -> Example:
         """Read one batch; of volumes and of changes everything is drawn from (seed, draw, row)."""
         rows = self.rows[places]
-        if self.augment:
+        if self.changed == "before the encoder":
             changed = [self._changed(row, draw) for row in rows.tolist()]
             pixels, masks = (torch.stack(side) for side in zip(*changed, strict=True))
             return Windows(self.reader.size, pixels=pixels), masks
+        windows, masks = self._unchanged(rows, draw)
+        if self.changed is None:
+            return windows, masks
+        changes = Changes.draw([(self.seed, draw, row) for row in rows.tolist()], self.reader.size)
+        return replace(windows, changes=changes), changes.of_mask(masks)
+
+    def _unchanged(self, rows: Places, draw: int) -> Example:
         if not self.reader.bank.holds_volumes:
             planes = [self.masks.planes(row, np.zeros(1, dtype=np.int64))[0] for row in rows.tolist()]
             return self.reader(rows), torch.stack(planes)

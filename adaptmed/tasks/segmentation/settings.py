@@ -1,4 +1,4 @@
-"""How a decoder is trained: fixed numbers of steps, so that every arm of a study gets the same."""
+"""How a decoder is trained: by one rule for when training ends, so that every arm of a study gets the same."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -25,6 +25,9 @@ On a development phantom (45 masks, 300 steps at rate 0.003) plain Dice with cro
 labels unfound; with these two changes all five were learnt on the training masks, by the U-Net from scratch too.
 """
 
+PICTURES, WINDOWS = 8, 2
+"""Of a step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationSettings:
@@ -34,10 +37,19 @@ class SegmentationSettings:
         decoder: Which decoder, see ``adaptmed.heads.decoders``.
         channels: Its channels at the input's size; ``None`` is its default.
         loss: Dice with cross-entropy, Dice with focal loss, or the Adaptor paper's 10 focal − log Dice.
-        steps: Optimiser steps, the same for every fraction; rounded up to a multiple of ``validations``.
-        validations: How often the validate split is looked at, evenly spread; only where there is one to look at.
-        batch_size: Pictures per step, or slices of volumes; fewer where the fraction has fewer.
+        steps: Most optimiser steps, the same for every fraction; rounded up to a multiple of ``validations``.
+        minutes: Most minutes of one training, which end it after a look at the validate split; ``None`` for no bound.
+            What a slow machine then gives is another result than a fast one's.
+        validations: How often the validate split is looked at, evenly spread over ``steps``.
+        patience: Looks without a higher Dice on the validate split that end the training before ``steps``; the best
+            look is kept. Without validated masks all the steps are made.
+        batch_size: Pictures per step, or slices of volumes; ``None`` is 8 pictures or two windows. Fewer where the
+            fraction has fewer.
         window_slices: Slices of a window of a volume, in training and in prediction.
+        shown_px: Side of the square in which a decoder sees slices or pictures, at most the encoder's input; ``None``
+            is that input, or for small volumes the next multiple of 16 that their slices fit in, at their own voxels.
+        augment: Change images and masks at random in training: with the encoder in the loop before it, from a bank
+            behind it, where the maps of its features are moved with them.
         overlap: Share of a window that the next one covers again in prediction.
         learning_rate: Peak rate of the decoder.
         fusion_learning_rate: Peak rate of the fusion, where it is trained.
@@ -55,9 +67,13 @@ class SegmentationSettings:
     channels: int | None = None
     loss: Loss = "dice-cross-entropy"
     steps: int = 300
+    minutes: float | None = None
     validations: int = 6
-    batch_size: int = 8
-    window_slices: int = 8
+    patience: int = 6
+    batch_size: int | None = None
+    window_slices: int = 16
+    shown_px: int | None = None
+    augment: bool = True
     overlap: float = 0.5
     learning_rate: float = 3e-3
     fusion_learning_rate: float = 3e-4
@@ -73,9 +89,13 @@ class SegmentationSettings:
             if value not in known:
                 expected = f"one of {', '.join(known)}"
                 raise InputError(sentence(name, expected=expected, got=repr(value), fix="Check the spelling."))
-        for name in ("steps", "validations", "batch_size", "window_slices"):
-            if getattr(self, name) < 1:
-                raise InputError(sentence(name, expected="at least 1", got=getattr(self, name), fix="Raise it."))
+        for name in ("steps", "validations", "patience", "batch_size", "window_slices", "shown_px"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise InputError(sentence(name, expected="at least 1", got=count, fix="Raise it."))
+        if self.minutes is not None and not self.minutes > 0:
+            fix = "Raise it, or leave it out."
+            raise InputError(sentence("minutes", expected="a time above 0", got=self.minutes, fix=fix))
         for name in ("learning_rate", "fusion_learning_rate", "encoder_learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 got, fix = getattr(self, name), "Try 3e-3."
@@ -97,9 +117,14 @@ class SegmentationSettings:
         return -(-self.steps // self.rounds)
 
     @property
+    def pictures_per_batch(self) -> int:
+        """Pictures per step."""
+        return PICTURES if self.batch_size is None else self.batch_size
+
+    @property
     def windows_per_batch(self) -> int:
         """Windows of volumes per step."""
-        return max(1, self.batch_size // self.window_slices)
+        return WINDOWS if self.batch_size is None else max(1, self.batch_size // self.window_slices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +140,9 @@ class MaskChoices:
         fraction: Share of the training patients with masks, chosen as in a study.
         seed: Of the fraction, fresh weights, the order and random changes.
         allow_overlap: Go on although test patients were seen in pre-training; the results say so.
+
+    Raises:
+        InputError: With LoRA, another size to show than that of the encoder's input.
     """
 
     settings: SegmentationSettings
@@ -124,3 +152,9 @@ class MaskChoices:
     fraction: float = 1.0
     seed: int = 0
     allow_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        shown = self.settings.shown_px
+        if self.lora is not None and shown is not None:
+            expected, fix = "the encoder's input with LoRA inside the encoder", "Leave shown_px out."
+            raise InputError(sentence("shown_px", expected=expected, got=shown, fix=fix))

@@ -1,9 +1,17 @@
-"""Which decoder a bank can feed, and the shape it then has."""
+"""Which decoder a bank can feed, the shape it then has, and the size that it sees images at."""
+
+from dataclasses import replace
+
+import numpy as np
 
 from adaptmed.bank import Bank
 from adaptmed.errors import InputError, sentence
 from adaptmed.heads.decoders import NEEDS, DecoderConfig, check_decoder, decoder_config, encoder_kind
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
+from adaptmed.types import Preprocessing
+
+MULTIPLE = 16
+"""Of the side that a decoder sees: it is halved four times."""
 
 
 def check_bank(bank: Bank, decoder: str) -> None:
@@ -44,6 +52,27 @@ def shape_for(bank: Bank, settings: SegmentationSettings, *, fused_width: int | 
         spatial_dims=3 if bank.holds_volumes else 2,
         channels=settings.channels,
     )
+
+
+def shown_in(bank: Bank, settings: SegmentationSettings) -> Preprocessing:
+    """Return how a decoder sees the images of a bank: laid as the encoder's input is, but at a size of its own.
+
+    Slices that are smaller than the input are shown at about their own voxels: an input of 224 px made of 35 × 50
+    voxels holds nothing more, and takes twelve times as long.
+
+    Raises:
+        InputError: ``shown_px`` is larger than the encoder's input.
+    """
+    images = bank.images
+    full = images.preprocessing.image_size_px
+    side = settings.shown_px
+    if side is None and images.own_size:
+        longest = int(bank.slice_sizes(np.arange(images.count)).max())
+        side = min(min(full), -(-longest // MULTIPLE) * MULTIPLE)
+    if side is not None and side > min(full):
+        got, fix = side, "Lower it, or embed with a larger --image-size-px."
+        raise InputError(sentence("shown_px", expected=f"at most {min(full)}, the input", got=got, fix=fix))
+    return images.preprocessing if side in (None, *full) else replace(images.preprocessing, image_size_px=(side, side))
 
 
 def taps_of(bank: Bank, settings: SegmentationSettings) -> int:

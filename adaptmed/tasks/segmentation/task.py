@@ -25,9 +25,9 @@ from adaptmed.tasks.segmentation.decoder_file import DecoderFacts, load_decoder,
 from adaptmed.tasks.segmentation.judging import as_scores, score_model, score_nothing
 from adaptmed.tasks.segmentation.masks import Masks, find_masks
 from adaptmed.tasks.segmentation.model import Segmenter
-from adaptmed.tasks.segmentation.reading import Examples, Wanted, WindowReader
+from adaptmed.tasks.segmentation.reading import Examples, Place, Wanted, WindowReader
 from adaptmed.tasks.segmentation.settings import MaskChoices, SegmentationSettings
-from adaptmed.tasks.segmentation.shapes import check_bank, shape_for, taps_of
+from adaptmed.tasks.segmentation.shapes import check_bank, shape_for, shown_in, taps_of
 from adaptmed.tasks.segmentation.training import channels_last, work_of
 from adaptmed.tasks.task import Before, How, Noun, Reading
 from adaptmed.training.trainable import trainable_fusion
@@ -111,9 +111,10 @@ class Segmentation:
         settings = replace(facts.settings, precision=how.precision)
         model = channels_last(Segmenter(decoder, fusion=adaptor.fusion, layout=bank.info.layout).eval())
         needs = NEEDS[settings.decoder]
-        reader = WindowReader(bank, Wanted(tokens=True, taps=needs.taps > 0, pixels=needs.pixels))
+        shown = facts.shown(bank.images.preprocessing)
+        reader = WindowReader(bank, Wanted(tokens=True, taps=needs.taps > 0, pixels=needs.pixels), shown)
         with tempfile.TemporaryDirectory() as folder:
-            masks = find_masks(bank, Path(folder), labels=facts.labels, splits=())
+            masks = find_masks(bank, Path(folder), labels=facts.labels, splits=(), shown=shown)
             usable = rows[np.isin(rows, masks.rows("test"))]
             if not len(usable):
                 got, fix = f"none among {len(rows)}", "Check the table with `adaptmed check`."
@@ -155,7 +156,9 @@ class MaskJob:
 
     def open(self, out: Path, reading: Reading) -> None:
         """Open every mask once, and lay out those that training reads."""
-        self.masks = find_masks(self.bank, out / "masks", labels=self.choices.labels, progress=reading)
+        choices = self.choices
+        shown = shown_in(self.bank, choices.settings) if choices.lora is None else None
+        self.masks = find_masks(self.bank, out / "masks", labels=choices.labels, shown=shown, progress=reading)
 
     @cached_property
     def rows(self) -> Division:
@@ -199,15 +202,15 @@ class MaskJob:
     @cached_property
     def reader(self) -> WindowReader:
         """What the model reads of the bank."""
-        return WindowReader(self.bank, wanted_by(self.choices))
+        return WindowReader(self.bank, wanted_by(self.choices), self.masks.shown)
 
     def work(self, log_folder: Path | None) -> Work:
         """Plan the training; pictures are changed at random where the encoder is in the loop."""
         del log_folder
         choices, rows, settings = self.choices, self.rows, self.choices.settings
-        train = Examples(
-            self.reader, self.masks, rows.train, settings.window_slices, choices.seed, augment=choices.lora is not None
-        )
+        place: Place = "behind the encoder" if choices.lora is None else "before the encoder"
+        changed = place if settings.augment else None
+        train = Examples(self.reader, self.masks, rows.train, settings.window_slices, choices.seed, changed=changed)
         judged = None
         if len(rows.validate):
             judged = Examples(self.reader, self.masks, rows.validate, settings.window_slices, 0)
@@ -233,6 +236,8 @@ class MaskJob:
             taps=self.model.taps,
             plane=images.plane,
             window=images.window,
+            fit=images.preprocessing.fit,
+            shown_px=self.masks.shown.image_size_px,
         )
         save_decoder(out, self.model.decoder, facts)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from adaptmed.objectives.overlap import overlap_error
 from adaptmed.tasks.segmentation.model import Segmenter, fit_entrance
 from adaptmed.tasks.segmentation.reading import Examples, InOrder, Steps
 from adaptmed.tasks.segmentation.settings import LOSSES, SegmentationSettings
@@ -26,7 +27,7 @@ def start(model: Segmenter, examples: Examples, settings: SegmentationSettings) 
 
 def size_of(examples: Examples, settings: SegmentationSettings) -> int:
     """Windows per batch."""
-    return settings.windows_per_batch if examples.reader.bank.holds_volumes else settings.batch_size
+    return settings.windows_per_batch if examples.reader.bank.holds_volumes else settings.pictures_per_batch
 
 
 def work_of(
@@ -42,20 +43,20 @@ def work_of(
     Args:
         model: From windows to logits.
         train: Its data.
-        judged: Of the validate split; ``None`` keeps the last round.
+        judged: Of the validate split, whose Dice says when training ends; ``None`` keeps the last round.
         settings: Optimiser settings.
         seed: Of what is random in a step.
     """
     start(model, train, settings)
     objective = Objective(
         loss=LOSSES[settings.loss],
+        judged=overlap_error,
         groups=_groups(model, settings),
         steps=settings.rounds * settings.steps_per_round,
         warmup_share=settings.warmup_share,
         seed=seed,
         count=len,
     )
-    monitor = None if judged is None else "validate/loss"
     size = size_of(train, settings)
 
     def rounds(step: Callable[[], int], _: slice) -> Steps:
@@ -65,8 +66,18 @@ def work_of(
         tuning=Tuning(channels_last(model), objective),
         train=rounds,
         judged=None if judged is None else lambda _: InOrder(judged, size=size_of(judged, settings)),
-        length=Length(epochs=settings.rounds, monitor=monitor, patience=settings.rounds, clip=settings.clip),
+        length=_length(settings, monitor=None if judged is None else objective.monitor),
         precision=settings.precision,
+    )
+
+
+def _length(settings: SegmentationSettings, *, monitor: str | None) -> Length:
+    return Length(
+        epochs=settings.rounds,
+        monitor=monitor,
+        patience=settings.patience,
+        clip=settings.clip,
+        minutes=settings.minutes,
     )
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from adaptmed.bank import Bank
 from adaptmed.study.checks import lora_parameters
-from adaptmed.study.segmentation import arms as contenders
+from adaptmed.study.segmentation import contender as contenders
 from adaptmed.study.segmentation.arms import arms_of
 from adaptmed.study.segmentation.settings import KNOWN, TUNED
 from adaptmed.study.segmentation.subject import open_subject, prepare
@@ -23,8 +23,7 @@ def test_all_arms_see_the_same_rows(subject, monkeypatch):
     real_work, real_score = contenders.work_of, contenders.score_model
 
     def work(model, examples, held, training, *, seed):
-        assert held is None
-        trained.append((tuple(examples.rows.tolist()), training.steps, seed))
+        trained.append((tuple(examples.rows.tolist()), tuple(held.rows.tolist()), training, seed))
         return real_work(model, examples, held, training, seed=seed)
 
     def score(model, reader, masks, rows, training, *, device):
@@ -35,8 +34,10 @@ def test_all_arms_see_the_same_rows(subject, monkeypatch):
     monkeypatch.setattr(contenders, "score_model", score)
     places = subject.fraction(0.25, 1)
     for arm in arms_of(subject, EVERY, NONE_SHOWN, device="cpu").values():
-        arm(places, 1)
-    assert set(trained) == {(tuple(subject.train[places].tolist()), EVERY.training.steps, 1)}
+        arm(0.25, 1)
+    validated = tuple(subject.looked_at(0.25, 1).tolist())
+    assert 0 < len(validated) < len(subject.validate)
+    assert set(trained) == {(tuple(subject.train[places].tolist()), validated, EVERY.training, 1)}
     assert set(judged) == {tuple(subject.test.tolist())}
     assert len(trained) == len(judged) == len(KNOWN) - 1
 
@@ -53,9 +54,8 @@ def test_fractions_are_nested_stratified_and_of_whole_patients(subject, seed):
 
 
 def test_everything_that_was_trained_is_counted(subject):
-    places = subject.fraction(0.25, 0)
     arms = arms_of(subject, EVERY, NONE_SHOWN, device="cpu")
-    counts = {name: arm(places, 0).trainable_parameters for name, arm in arms.items()}
+    counts = {name: arm(0.25, 0).trainable_parameters for name, arm in arms.items()}
     assert counts["empty"] == 0
     tuned = lora_parameters(subject.tuned[1])
     assert tuned > 0
@@ -66,8 +66,7 @@ def test_everything_that_was_trained_is_counted(subject):
 
 
 def outcomes(subject, seed=0):
-    places = subject.fraction(0.5, seed)
-    return {name: arm(places, seed) for name, arm in arms_of(subject, RATES, NONE_SHOWN, device="cpu").items()}
+    return {name: arm(0.5, seed) for name, arm in arms_of(subject, RATES, NONE_SHOWN, device="cpu").items()}
 
 
 def test_every_trained_arm_tries_each_rate_once_and_then_the_whole_fraction(subject, monkeypatch):
@@ -87,7 +86,7 @@ def test_every_trained_arm_tries_each_rate_once_and_then_the_whole_fraction(subj
     for name, arm in arms_of(subject, RATES, NONE_SHOWN, device="cpu").items():
         seen.clear()
         judged.clear()
-        found = arm(places, 0)
+        found = arm(0.5, 0)
         if name == "empty":
             assert (seen, found.learning_rate) == ([], None)
             continue
@@ -103,8 +102,9 @@ def test_masks_outside_the_fraction_choose_nothing(masked, subject, tmp_path):
     """The same labels elsewhere in every training picture outside the fraction: nothing about the arms changes."""
     before = outcomes(subject)
     assert len({outcome.learning_rate for outcome in before.values()}) > 1
-    inside = set(subject.train[subject.fraction(0.5, 0)].tolist())
-    outside = [row for row in subject.train.tolist() if row not in inside]
+    inside = {*subject.train[subject.fraction(0.5, 0)].tolist(), *subject.looked_at(0.5, 0).tolist()}
+    outside = [row for row in [*subject.train.tolist(), *subject.validate.tolist()] if row not in inside]
+    assert set(subject.validate.tolist()) & set(outside)
     paths = {path: path.read_bytes() for path in map(subject.masks.files.mask, outside)}
     try:
         for path in paths:

@@ -13,7 +13,7 @@ from adaptmed.data.splits import patient_digest
 from adaptmed.errors import InputError, OverlapError
 from adaptmed.metrics.segmentation import METRICS
 from adaptmed.runs.folder import write_seen
-from adaptmed.study.segmentation import arms as contenders
+from adaptmed.study.segmentation import contender as contenders
 from adaptmed.study.segmentation.settings import ARMS, KNOWN, TUNED, SegmentationStudy
 from adaptmed.study.segmentation.study import study_segmentation
 from adaptmed.study.segmentation.subject import open_subject, prepare

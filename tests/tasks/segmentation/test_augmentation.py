@@ -1,4 +1,6 @@
-"""Random changes: image and mask move together where the encoder runs in the loop, and nothing changes elsewhere."""
+"""Random changes: image and mask move together, before an encoder in the loop or behind the bank."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from torch.nn import functional
 from adaptmed.lora import LoRA
 from adaptmed.tasks.segmentation.masks import find_masks
 from adaptmed.tasks.segmentation.reading import Examples, Wanted, WindowReader
-from tests.masked_images import tune, write_pictures
+from tests.masked_images import QUICK, tune, write_pictures
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def changed(embedded, tmp_path):
     bank = embedded(table)
     masks = find_masks(bank, tmp_path / "masks")
     reader = WindowReader(bank, Wanted(tokens=False, pixels=True))
-    return Examples(reader, masks, masks.rows("train"), 1, seed=0, augment=True)
+    return Examples(reader, masks, masks.rows("train"), 1, seed=0, changed="before the encoder")
 
 
 def drawn(examples, draws):
@@ -75,10 +77,12 @@ class Keep(Callback):
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
-def test_training_changes_pictures_only_with_lora(pictures, run, tmp_path, lora):
+@pytest.mark.parametrize("augment", [True, False])
+def test_training_changes_pictures_before_the_encoder_only_with_lora(pictures, run, tmp_path, lora, augment):
     keep = Keep()
-    result = tune(pictures, run, tmp_path / "out", lora=lora, callbacks=(keep,))
+    settings = replace(QUICK, augment=augment)
+    result = tune(pictures, run, tmp_path / "out", settings=settings, lora=lora, callbacks=(keep,))
     read = 6 * 4  # steps of 4 pictures: every one of the 12 twice
     assert result["train_images"] == 12
-    assert len(keep.pictures) == (12 if lora is None else read)
-    assert len(keep.masks) <= 12 if lora is None else len(keep.masks) > 12
+    assert len(keep.pictures) == (read if augment and lora else 12)
+    assert len(keep.masks) > 12 if augment else len(keep.masks) <= 12

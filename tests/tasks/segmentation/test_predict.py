@@ -51,8 +51,8 @@ def test_a_right_prediction_is_the_mask_where_the_encoder_saw_it(tuned, tmp_path
     drawn = np.random.default_rng(0).integers(0, 3, size)
     Image.fromarray((drawn * 127.5).astype(np.uint8)).save(tmp_path / "image.png")
     predictor = Predictor.load(tuned, device="cpu")
-    facts = replace(predictor.preprocessing, fit=fit, interpolation="nearest")
-    replace(predictor, preprocessing=facts).predict(tmp_path / "image.png", tmp_path / "mask.png")
+    facts = replace(predictor.shown, fit=fit, interpolation="nearest")
+    replace(predictor, inputs=facts, shown=facts).predict(tmp_path / "image.png", tmp_path / "mask.png")
     found, expected = np.asarray(Image.open(tmp_path / "mask.png")), VALUES[drawn]
     if fit == "crop":
         expected[:4], expected[36:] = 0, 0  # nobody has seen them

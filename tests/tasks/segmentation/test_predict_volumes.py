@@ -57,7 +57,7 @@ def test_what_the_crop_left_out_of_a_volume_is_background(deep, tmp_path):
     drawn = np.random.default_rng(0).integers(0, 3, (44, 32, 2))
     nibabel.save(nibabel.Nifti1Image((drawn * 100).astype(np.int16), np.diag([1, 1, 2, 1.0])), tmp_path / "ct.nii")
     predictor = Predictor.load(deep, device="cpu")
-    cropping = replace(predictor, preprocessing=replace(predictor.preprocessing, fit="crop"))
+    cropping = replace(predictor, shown=replace(predictor.shown, fit="crop"))
     cropping.predict(tmp_path / "ct.nii", tmp_path / "mask.nii.gz")
     expected = VALUES[drawn]
     expected[:6], expected[38:] = 0, 0
