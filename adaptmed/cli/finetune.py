@@ -18,6 +18,8 @@ _BELONGS = {
     "decoder": (_MASKS,),
     "mask_labels": (_MASKS,),
     "steps": (_MASKS,),
+    "minutes": (_MASKS,),
+    "shown_px": (_MASKS,),
     "window_slices": (_MASKS,),
     "loss": (_MASKS, _ANSWERS),
     "text_lora": _PAIRS,
@@ -29,7 +31,6 @@ _BELONGS = {
     "class_weights": (_CLASSES,),
     "epochs": (_LABELS, *_PAIRS),
     "accumulate": (_LABELS, *_PAIRS),
-    "augment": (_LABELS, *_PAIRS),
     "checkpointing": (_LABELS, *_PAIRS),
 }
 """Tasks that have an option; every task has those that are not here."""
@@ -67,8 +68,8 @@ def finetune(
 
     With --task segmentation a decoder is trained on the fused grid from the masks of the table: PNG masks of pictures,
     or NIfTI masks of volumes. `metrics.json` then holds Dice (over all images, and over those that hold the label) and
-    surface distances where spacing is known; `adaptmed predict` reads `decoder.safetensors`. From a bank images cannot
-    be changed at random, because their tokens could not follow; with --lora they are, and masks with them.
+    surface distances where spacing is known; `adaptmed predict` reads `decoder.safetensors`. Images are changed at
+    random with their masks: with --lora before the encoder, from a bank behind it, where maps of features move along.
 
     With --task answering the texts of the bank are questions, and a head on the fused pair chooses among the answers of
     the training rows; with --task image-text-classification it reads image and text for labels or classes.
@@ -207,7 +208,7 @@ def _masks(_: str, given: Mapping[str, Any], held: Mapping[str, Any]) -> "Task":
     from adaptmed.tasks.segmentation.settings import MaskChoices
     from adaptmed.tasks.segmentation.task import Segmentation
 
-    settings = _settings(given, held, "decoder", "loss", "steps", "window_slices")
+    settings = _settings(given, held, "decoder", "loss", "steps", "minutes", "shown_px", "window_slices", "augment")
     own = _loras(given, {"lora": "lora"})
     if "mask_labels" in given:
         own["labels"] = parse_labels(given["mask_labels"])

@@ -155,7 +155,18 @@ class MaskStudyOptions:
     background."""
 
     steps: int | None = None
-    """Optimiser steps of every trained arm; 300 by default."""
+    """Most optimiser steps of every trained arm; 300 by default. Training ends before when the Dice on `validate` has
+    not risen for several looks."""
+
+    minutes: float | None = None
+    """For segmentation: most minutes of one training; no bound by default."""
+
+    shown_px: int | None = None
+    """For segmentation: side of the square in which decoders see images; the encoder's input by default, or for small
+    volumes about their own voxels."""
+
+    augment: bool | None = None
+    """For segmentation: change images, maps of features and masks together at random; on by default."""
 
     learning_rates: Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True)] = None
     """Rates that every trained arm tries, chosen between inside the fraction; 0.003 by default."""
@@ -216,7 +227,8 @@ class OptimiserOptions:
 
     Attributes:
         epochs: Passes over the fraction; 4 by default, for pairs 20. Masks are trained for --steps instead.
-        batch_size: Images or pairs per batch; 32 by default, for masks 8 pictures or slices. Few images make one larger
+        batch_size: Images or pairs per batch; 32 by default, for masks 8 pictures, or of volumes
+            the slices of two windows. Few images make one larger
             batch.
         learning_rate: Peak learning rate of the head (1e-3 by default) or decoder (3e-3).
         fusion_learning_rate: Peak learning rate of the fusion.
@@ -241,6 +253,7 @@ class LoraOptions:
         lora: Train LoRA inside the image encoder, for example rank=8,roles=attention+mlp (or rank=8 alone).
         text_lora: For pairs: the same inside the text encoder.
         augment: Change training images at random: small turns, shifts, scales, contrast, never a flip; on by default.
+            Masks and, from a bank, maps of features move with them.
         checkpointing: Compute activations again in the backward pass: less memory, more time; off by default.
     """
 
@@ -285,11 +298,17 @@ class MaskOptions:
             was embedded with --taps 4.
         mask_labels: Names of mask values, for example 1=effusion 2=nodule; by default the values in the masks of
             `train`. 0 is background.
-        steps: Optimiser steps; 300 by default.
-        window_slices: Of volumes: slices per window; 8 by default.
+        steps: Most optimiser steps; 300 by default. Training ends before when the Dice on `validate` has not risen for
+            several looks.
+        minutes: Most minutes of training; no bound by default.
+        shown_px: Side of the square in which the decoder sees images; the encoder's input by default, or for small
+            volumes about their own voxels.
+        window_slices: Of volumes: slices per window; 16 by default.
     """
 
     decoder: Literal["image-concat", "dpt", "unetr", "unet"] | None = None
     mask_labels: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)] = ()
     steps: int | None = None
+    minutes: float | None = None
+    shown_px: int | None = None
     window_slices: int | None = None

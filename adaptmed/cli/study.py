@@ -1,6 +1,7 @@
 """``adaptmed study``: what an adaptor, or LoRA tuned on labels, is worth at 1 %, 10 % and 100 % of the labels."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,6 +31,7 @@ def study(
     arms: Annotated[tuple[str, ...], Parameter(consume_multiple=True, show_default=False)] = (),
     prompts: Path | None = None,
     replicates: int | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
     examples: bool = True,
     allow_overlap: bool | None = None,
 ) -> None:
@@ -46,7 +48,8 @@ def study(
     Beside an adaptor this arm comes on request alone, because all other arms read the bank and take no encoder's time.
 
     With `--task segmentation` the labels are masks, read again from the table's files: every arm trains the same
-    decoder for the same number of steps, and is judged by Dice in the geometry of the images.
+    decoder until the Dice on the same share of `validate` stops rising, for at most the same number of steps, and is
+    judged by Dice in the geometry of the images.
 
     With `--task answering` every arm answers the questions of `test` after training on a fraction of the patients, the
     blind ones without the image; --adaptor is repeated once per pre-trained run on the one bank, and each is an arm.
@@ -74,6 +77,7 @@ def study(
             (adaptor, m3ae, umd), and with the fusion co the same with +gm-coord.
         prompts: JSON file with zero-shot prompts per label, instead of generic ones.
         replicates: Bootstrap replicates behind every interval; 1000 by default.
+        precision: Of whatever is trained, as of `finetune`; by default bf16 where the device computes in it.
         examples: Show pictures and report texts in the report; --no-examples makes a report that may be shared.
         allow_overlap: Judge although test patients were seen in pre-training; the report says so.
     """
@@ -92,9 +96,9 @@ def study(
     given |= {"allow_overlap": allow_overlap, "seeds": seeds}
     shared: dict[str, Any] = held | {name: value for name, value in given.items() if value is not None}
     makers: dict[str, Callable[[], Callable[..., dict[str, Any]]]] = {
-        "classification": lambda: _classification(shared, prompts, out),
-        "segmentation": lambda: _segmentation(shared, masks, out),
-        "answering": lambda: _answering(shared, answers, out),
+        "classification": lambda: _classification(shared, prompts, precision, out),
+        "segmentation": lambda: _segmentation(shared, masks, precision, out),
+        "answering": lambda: _answering(shared, answers, precision, out),
     }
     run = makers[asked]()
     console = Console()
@@ -112,7 +116,9 @@ def study(
     console.print(Text.assemble("Report: ", (str(out / "report.html"), "bold")), soft_wrap=True)
 
 
-def _classification(shared: dict[str, Any], prompts: Path | None, out: Path) -> Callable[..., dict[str, Any]]:
+def _classification(
+    shared: dict[str, Any], prompts: Path | None, precision: str | None, out: Path
+) -> Callable[..., dict[str, Any]]:
     from adaptmed.heads.prompts import load_prompts
     from adaptmed.runs.precision import usual_precision
     from adaptmed.runs.settings import build_settings
@@ -120,29 +126,35 @@ def _classification(shared: dict[str, Any], prompts: Path | None, out: Path) -> 
     from adaptmed.study.classification.study import study as run
 
     given: dict[str, Any] = {"prompts": load_prompts(prompts)} if prompts else {}
+    given |= {"precision": precision} if precision else {}
     usual = {"precision": usual_precision("auto", out)}
     settings = build_settings(StudySettings, "config", usual | shared | given)
     return partial(run, settings=settings, announce=print_cautions)
 
 
-def _segmentation(shared: dict[str, Any], masks: MaskStudyOptions, out: Path) -> Callable[..., dict[str, Any]]:
+def _segmentation(
+    shared: dict[str, Any], masks: MaskStudyOptions, precision: str | None, out: Path
+) -> Callable[..., dict[str, Any]]:
     from adaptmed.data.mask_labels import parse_labels
     from adaptmed.runs.precision import usual_precision
     from adaptmed.runs.settings import build_settings
     from adaptmed.study.segmentation.settings import SegmentationStudy
     from adaptmed.study.segmentation.study import study_segmentation
 
-    training: dict[str, Any] = {"precision": usual_precision(masks.device or "auto", out), **shared.get("training", {})}
-    chosen = {"decoder": masks.decoder, "steps": masks.steps}
+    training: dict[str, Any] = {"precision": usual_precision(masks.device or "auto", out)}
+    training |= shared.get("training", {})
+    chosen: dict[str, Any] = {"precision": precision} | asdict(masks)
+    labels, rates, device = (chosen.pop(name) for name in ("mask_labels", "learning_rates", "device"))
     training |= {name: value for name, value in chosen.items() if value is not None}
-    labels = parse_labels(masks.mask_labels) if masks.mask_labels else None
-    given: dict[str, Any] = {"learning_rates": masks.learning_rates, "labels": labels}
+    given: dict[str, Any] = {"learning_rates": rates, "labels": parse_labels(labels) if labels else None}
     given = {name: value for name, value in given.items() if value is not None} | {"training": training}
     settings = build_settings(SegmentationStudy, "config", shared | given)
-    return partial(study_segmentation, settings=settings, device=masks.device or "auto")
+    return partial(study_segmentation, settings=settings, device=device or "auto", announce=print_cautions)
 
 
-def _answering(shared: dict[str, Any], answers: AnswerStudyOptions, out: Path) -> Callable[..., dict[str, Any]]:
+def _answering(
+    shared: dict[str, Any], answers: AnswerStudyOptions, precision: str | None, out: Path
+) -> Callable[..., dict[str, Any]]:
     from adaptmed.errors import InputError, sentence
     from adaptmed.runs.precision import usual_precision
     from adaptmed.runs.settings import build_settings
@@ -152,7 +164,8 @@ def _answering(shared: dict[str, Any], answers: AnswerStudyOptions, out: Path) -
 
     held = dict(shared.get("training", {}))
     training = {"precision": usual_precision("auto", out), "epochs": EPOCHS, **held.get("settings", {})}
-    training |= {} if answers.epochs is None else {"epochs": answers.epochs}
+    asked = {"epochs": answers.epochs, "precision": precision}
+    training |= {name: value for name, value in asked.items() if value is not None}
     chosen = held | {"task": ANSWERING, "settings": training}
     chosen |= {} if answers.answers_by_kind is None else {"kinds": answers.answers_by_kind}
     settings = build_settings(AnsweringStudy, "config", shared | {"training": chosen})

@@ -39,6 +39,7 @@ def study_segmentation(
     tuned: Sequence[Run] = (),
     examples: bool = True,
     device: str = "auto",
+    announce: Callable[[Sequence[str]], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Run a study and write its results and its report; what is on disk already is not computed again.
@@ -52,6 +53,7 @@ def study_segmentation(
             encoders wrote, and the run that tuned them.
         examples: Show images with masks in the report.
         device: Lightning's accelerator: ``auto``, ``cpu``, ``cuda``.
+        announce: Called before the first cell with how long every training may take.
         progress: Called with what is being done, its number and how many there are.
 
     Returns:
@@ -70,6 +72,7 @@ def study_segmentation(
     subjects = [
         prepare(each, out / "masks" / str(number), settings, progress=progress) for number, each in enumerate(opened)
     ]
+    announce([length_of(subject, settings) for subject in subjects])
     results: dict[str, Any] = {name: [] for name in ("records", "summaries", "comparisons", "rejects")}
     overlays: list[Overlay] = []
     for subject in subjects:
@@ -97,6 +100,19 @@ def study_segmentation(
         no_examples=not examples,
     )
     return results
+
+
+def length_of(subject: Subject, settings: SegmentationStudy) -> str:
+    """Say how long every training may take, before the first one begins."""
+    training = settings.training
+    steps, every = training.rounds * training.steps_per_round, training.steps_per_round
+    bound = "no bound in time" if training.minutes is None else f"{training.minutes:g} minutes"
+    shown = " × ".join(map(str, subject.masks.shown.image_size_px))
+    early = "There are no validated masks: all the steps are made."
+    if len(subject.validate):
+        early = f"It ends when {training.patience} looks at `validate`, {every} steps apart, have found no higher Dice."
+    encoder = subject.truth.encoder
+    return f"{encoder}: a training takes at most {steps} steps and {bound}, on images of {shown} px. {early}"
 
 
 def _compute(subject: Subject, arms: Mapping[str, Arm], path_of: Callable[[Place], Path], place: Place) -> Cell:

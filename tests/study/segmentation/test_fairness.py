@@ -37,7 +37,8 @@ def test_all_arms_see_the_same_rows(subject, monkeypatch):
         arm(0.25, 1)
     validated = tuple(subject.looked_at(0.25, 1).tolist())
     assert 0 < len(validated) < len(subject.validate)
-    assert set(trained) == {(tuple(subject.train[places].tolist()), validated, EVERY.training, 1)}
+    training = replace(EVERY.training, learning_rate=EVERY.learning_rates[0])
+    assert set(trained) == {(tuple(subject.train[places].tolist()), validated, training, 1)}
     assert set(judged) == {tuple(subject.test.tolist())}
     assert len(trained) == len(judged) == len(KNOWN) - 1
 
