@@ -88,8 +88,8 @@ class StoredOptions:
 class VolumeOptions:
     """How volumes become slices."""
 
-    plane: Literal["axial", "coronal", "sagittal"] = "axial"
-    """Of the slices that are encoded of volumes."""
+    plane: Literal["axial", "coronal", "sagittal", "three"] = "axial"
+    """Of the slices that are encoded of volumes; three encodes all of them, for decoders of axial slices."""
 
     window: tuple[float, float] | None = None
     """Level and width that volumes are shown with, in their own units: 40 400 shows soft tissue of CT, -600 1500 the

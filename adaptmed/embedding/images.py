@@ -18,6 +18,7 @@ from adaptmed.bank.quantised import stored_features
 from adaptmed.bank.shards import Shard, tap_names
 from adaptmed.bank.write import pending_shards, rejected_images, write_image_shard
 from adaptmed.data.images import prepare, read_image, to_bytes
+from adaptmed.data.volumes.grids import Plane, planes_in
 from adaptmed.data.volumes.reading import as_grey, read_volume, slices_to_input
 from adaptmed.data.volumes.stored import slices_to_store
 from adaptmed.embedding.forward import encoding, forward_image
@@ -64,15 +65,17 @@ class _Reader:
     options: EmbedOptions
     plan: Plan
 
-    def __call__(self, number: int) -> _Shown | InputError:
-        """Return what the encoder is shown of an image, or why it cannot be read.
+    def __call__(self, number: int) -> list[_Shown] | InputError:
+        """Return what the encoder is shown of an image, plane by plane of a volume, or why it cannot be read.
 
         Raises:
             InputError: It cannot be read, with ``strict``.
         """
         try:
             path = self.items.images[number]
-            return self._volume(path) if self.items.volumes else self._picture(path)
+            if self.items.volumes:
+                return [self._volume(path, plane) for plane in planes_in(self.options.plane)]
+            return [self._picture(path)]
         except InputError as error:
             if self.options.strict:
                 raise
@@ -82,8 +85,8 @@ class _Reader:
         inputs = prepare(read_image(path), self.preprocessing)[None]
         return self._shown(inputs)
 
-    def _volume(self, path: Path) -> _Shown:
-        grey = as_grey(read_volume(path, self.options.plane), self.options.window)
+    def _volume(self, path: Path, plane: Plane) -> _Shown:
+        grey = as_grey(read_volume(path, plane), self.options.window)
         inputs = slices_to_input(grey, self.preprocessing)
         if not self.plan.own_size:
             return self._shown(inputs)
@@ -126,7 +129,7 @@ def mended_shards(items: Items, encoder: ImageEncoder, out: Path, plan: Plan, op
     """Return the whole shards that left out an image which can be read by now."""
     read = _Reader(items, options.preprocessing_of(encoder, volumes=items.volumes), options, plan)
     found = {number: map(read, rejected) for number, rejected in rejected_images(out).items()}
-    return [number for number, again in found.items() if any(isinstance(shown, _Shown) for shown in again)]
+    return [number for number, again in found.items() if any(isinstance(shown, list) for shown in again)]
 
 
 def own_shards(
@@ -139,7 +142,7 @@ def own_shards(
     return [(number, span) for number, span in pending if number % processes.world == processes.rank], total
 
 
-def _shown_ahead(read: _Reader, numbers: Iterator[int]) -> Generator[_Shown | InputError, None, None]:
+def _shown_ahead(read: _Reader, numbers: Iterator[int]) -> Generator[list[_Shown] | InputError, None, None]:
     """Read images in background threads, in order; a volume is large, so few of them wait."""
     options = read.options
     ahead = min(options.workers, _VOLUMES_AT_ONCE) - 1 if read.items.volumes else 2 * options.batch_size
@@ -148,22 +151,33 @@ def _shown_ahead(read: _Reader, numbers: Iterator[int]) -> Generator[_Shown | In
 
 def _encode_chunk(
     numbers: Sequence[int],
-    found: Sequence[_Shown | InputError],
+    found: Sequence[list[_Shown] | InputError],
     encoder: ImageEncoder,
     plan: Plan,
     options: EmbedOptions,
     contents: _Contents,
 ) -> None:
-    """Encode some pictures, or one volume, into the contents of a shard."""
+    """Encode some pictures, or the planes of one volume, into the contents of a shard."""
     contents.rejects += [
         (n, str(error)) for n, error in zip(numbers, found, strict=True) if isinstance(error, InputError)
     ]
-    read = [(number, shown) for number, shown in zip(numbers, found, strict=True) if isinstance(shown, _Shown)]
-    if not read:
-        return
-    contents.slices += [len(shown.inputs) for _, shown in read] if plan.volumes else []
-    inputs, owners = torch.cat([shown.inputs for _, shown in read]), torch.tensor([number for number, _ in read])
-    stored = {name: torch.cat([shown.stored[name] for _, shown in read]) for name in read[0][1].stored}
+    read = [(number, parts) for number, parts in zip(numbers, found, strict=True) if isinstance(parts, list)]
+    contents.slices += [sum(len(part.inputs) for part in parts) for _, parts in read] if plan.volumes else []
+    owners = torch.tensor([number for number, _ in read])
+    for parts in zip(*(parts for _, parts in read), strict=True):  # pictures together, of a volume plane by plane
+        _encode_together(parts, owners, encoder, plan, options, contents)
+
+
+def _encode_together(
+    parts: Sequence[_Shown],
+    owners: Int[Tensor, " n"],
+    encoder: ImageEncoder,
+    plan: Plan,
+    options: EmbedOptions,
+    contents: _Contents,
+) -> None:
+    inputs = torch.cat([part.inputs for part in parts])
+    stored = {name: torch.cat([part.stored[name] for part in parts]) for name in parts[0].stored}
     for start in range(0, len(inputs), options.batch_size):
         batch = slice(start, start + options.batch_size)
         piece, contents.tokens = _encode(inputs[batch], encoder, plan, options)

@@ -8,7 +8,7 @@ import torch
 
 from adaptmed.adaptor.records import DEFAULT_MAX_TOKENS
 from adaptmed.bank import DType, Layout
-from adaptmed.data.volumes.grids import Plane
+from adaptmed.data.volumes.grids import Planes
 from adaptmed.data.volumes.reading import check_window
 from adaptmed.errors import InputError, sentence
 from adaptmed.runs.precision import Precision, usual_precision
@@ -41,7 +41,8 @@ class EmbedOptions:
             other pictures.
         masked_views: Passes of every picture of which the encoder sees a part of the layout's cells.
         mask_ratio: Share of the cells that they hide, in [0, 1).
-        plane: Of the slices of volumes.
+        plane: Of the slices of volumes; ``three`` encodes axial, coronal and sagittal ones, and a decoder of axial
+            slices reads the features of all three at every place.
         window: ``(level, width)`` that volumes are shown with; ``None``: from percentiles (``data.volumes.as_grey``).
 
     Raises:
@@ -63,7 +64,7 @@ class EmbedOptions:
     pixels: bool | None = None
     masked_views: int = 0
     mask_ratio: float = 0.75
-    plane: Plane = "axial"
+    plane: Planes = "axial"
     window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:

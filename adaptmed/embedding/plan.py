@@ -120,6 +120,9 @@ def plan_of(
     if text_encoder is not None:
         text = _source(text_encoder, max_tokens=options.max_tokens_of(text_encoder))
     pixels = bool(items.images) and (items.volumes or views > 0 if options.pixels is None else options.pixels)
+    if options.plane == "three" and not pixels:
+        expected, fix = "the pixels of volumes beside three planes", "Leave --no-pixels out."
+        raise InputError(sentence("pixels", expected=expected, got="none", fix=fix))
     rows_sha256 = hashlib.sha256(manifest.frame.to_csv(index=False).encode()).hexdigest()
     return Plan(
         *(image, text, manifest.sha256, rows_sha256),

@@ -9,6 +9,7 @@ from adaptmed.bank import Plan
 from adaptmed.bank.layout import DTYPES, arrange_image, vector_dtype
 from adaptmed.bank.quantised import stored_bytes
 from adaptmed.data.manifest import Manifest
+from adaptmed.data.volumes.grids import planes_in
 from adaptmed.data.volumes.reading import slices_shape
 from adaptmed.data.volumes.stored import stored_pixels
 from adaptmed.embedding.forward import forward_image
@@ -64,7 +65,8 @@ def size_of(
     """Estimate the size of the bank of a plan."""
     total, slices = 0, None
     if image_encoder is not None:
-        shapes = [slices_shape(path, options.plane) for path in items.images] if items.volumes else []
+        planes = planes_in(options.plane) if items.volumes else ()
+        shapes = [slices_shape(path, plane) for path in items.images for plane in planes]
         slices = sum(depth for depth, _, _ in shapes) if items.volumes else None
         count = len(items.images) if slices is None else slices
         total += count * _features_bytes(image_encoder, plan, options)

@@ -6,15 +6,27 @@ head (RAS+).
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from jaxtyping import Float64, Shaped
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 Plane = Literal["axial", "coronal", "sagittal"]
+Planes = Literal["axial", "coronal", "sagittal", "three"]
+"""In which volumes are sliced: one of them, or all three, the axial one first."""
 Affine = Float64[np.ndarray, "4 4"]
 _TOWARDS = {"axial": ("S", "P", "L"), "coronal": ("P", "I", "L"), "sagittal": ("L", "I", "P")}
+
+
+def planes_in(planes: str) -> tuple[Plane, ...]:
+    """Return the planes that volumes are sliced in, in the order of their slices.
+
+    Example:
+        >>> planes_in("three"), planes_in("coronal")
+        (('axial', 'coronal', 'sagittal'), ('coronal',))
+    """
+    return ("axial", "coronal", "sagittal") if planes == "three" else (cast(Plane, planes),)
 
 
 def turn(

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from adaptmed.bank import Bank
+from adaptmed.bank.planes import depth_of
 from adaptmed.data.fitting import mask_to_input
 from adaptmed.data.mask_labels import as_classes
 from adaptmed.files import write_json, written_whole
@@ -161,7 +162,7 @@ def _overlays(
     predicted = {arm: np.load(_shown_path(subject, out, arm, fraction)) for arm in arms}
     drawn = []
     for place, row in enumerate(shown.tolist()):
-        middle = len(subject.bank.items_of(row)) // 2
+        middle = depth_of(subject.bank, row) // 2
         image, truth = _picture(subject, row, middle), _truth(subject, row, middle)
         found = {arm: classes[place] for arm, classes in predicted.items() if len(classes) and arm != "empty"}
         drawn.append(draw_overlay(str(subject.bank.rows["row"].iloc[row]), image, truth, found))

@@ -8,6 +8,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from adaptmed.bank import prefetched
+from adaptmed.bank.planes import depth_of
 from adaptmed.data.fitting import logits_to_source
 from adaptmed.runs.processes import device_of
 from adaptmed.tasks.segmentation.model import Segmenter, Windows
@@ -31,7 +32,7 @@ def predict_rows(
     """
     if reader.bank.holds_volumes:
         for row in rows:
-            offsets = np.arange(len(reader.bank.items_of(row)))[None]
+            offsets = np.arange(depth_of(reader.bank, row))[None]
             yield predict_volume(model, reader(np.array([row]), offsets), settings, device=device)
         return
     size = settings.pictures_per_batch

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from os import cpu_count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptmed.bank import Bank, prefetched
+from adaptmed.bank.planes import depth_of
 from adaptmed.bank.source_files import ManifestFiles
 from adaptmed.cohort.rows import with_mask
 from adaptmed.data.fitting import mask_to_input
 from adaptmed.data.images import read_image
 from adaptmed.data.mask_labels import BACKGROUND, labels_of, refuse_other_values, values_in
 from adaptmed.data.masks import Mask, read_mask, refuse_other_geometry
-from adaptmed.data.volumes.grids import Plane
+from adaptmed.data.volumes.grids import planes_in
 from adaptmed.data.volumes.reading import Volume, read_volume
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import write_text_whole
@@ -174,7 +175,7 @@ def _lay_out(
     for row in rows:
         if row in wanted:
             starts[row] = total
-            total += len(bank.items_of(row))
+            total += depth_of(bank, row)
     folder.mkdir(parents=True, exist_ok=True)
     size = asked.shown.image_size_px
     laid = np.lib.format.open_memmap(folder / LAID, mode="w+", dtype=np.uint16, shape=(max(1, total), *size))
@@ -199,7 +200,7 @@ def _lay_out(
 def _read(files: ManifestFiles, bank: Bank, row: int, labels: Mapping[int, str] | None) -> Mask:
     """Read the mask of a row and check it against its image."""
     images = bank.images
-    path, plane = files.image(row), cast(Plane, images.plane or "axial")
+    path, plane = files.image(row), planes_in(images.plane or "axial")[0]
     image: NDArray[Any] | Volume = read_volume(path, plane) if images.plane else read_image(path)
     mask = read_mask(files.mask(row), labels, plane=plane)
     refuse_other_geometry(mask, image, path.name)
@@ -215,8 +216,8 @@ def _read_or_reason(files: ManifestFiles, bank: Bank, row: int, *, labels: Mappi
     except InputError as error:
         return str(error)
     planes = mask.values.shape[0] if mask.values.ndim == 3 else 1
-    if planes != len(bank.items_of(row)):
-        return f"expected {len(bank.items_of(row))} slices, as were embedded, but got {planes}. Embed the table again."
+    if planes != depth_of(bank, row):
+        return f"expected {depth_of(bank, row)} slices, as were embedded, but got {planes}. Embed the table again."
     return mask
 
 

@@ -14,6 +14,7 @@ from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion
 from adaptmed.heads.decoders import Decoder, grid_map, stack_slices
+from adaptmed.tasks.segmentation.across import Across, brought
 from adaptmed.tasks.segmentation.changes import Changes
 from adaptmed.types import ImageEncoder, Tokens
 
@@ -28,6 +29,7 @@ class Windows:
         tokens: Of the encoder, of every picture or slice; ``None`` where it runs in the loop or nothing reads them.
         taps: Feature maps of the encoder, shallow to deep, the deepest left out; empty where nothing reads them.
         pixels: Normalised pictures or slices; ``None`` where nothing reads them.
+        across: Of each window the slices in the two other planes, of volumes that were sliced in three; else empty.
         changes: Of what the decoder reads, one per picture or window; ``None`` leaves it as it is.
     """
 
@@ -36,6 +38,7 @@ class Windows:
     tokens: Tokens | None = None
     taps: tuple[Float[Tensor, "n _channel _row _column"], ...] = ()
     pixels: Float[Tensor, "n 3 height width_px"] | None = None
+    across: tuple[tuple[Across, ...], ...] = ()
     changes: Changes | None = None
 
     def to(self, device: torch.device | str) -> Self:
@@ -45,6 +48,7 @@ class Windows:
             tokens=None if self.tokens is None else self.tokens.to(device),
             taps=tuple(tap.to(device) for tap in self.taps),
             pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=True),
+            across=tuple(tuple(part.to(device) for part in parts) for parts in self.across),
             changes=None if self.changes is None else self.changes.to(device),
         )
 
@@ -106,12 +110,12 @@ class Segmenter(nn.Module):
             tokens, taps = self._encode(windows)
         maps = list(taps)
         if tokens is not None:
-            fused = self._fuse(tokens)
-            if fused.grid is None:
-                expected, fix = "a fusion that keeps the grid of tokens", "Use an adaptor that is not --faithful."
-                raise InputError(sentence("fusion", expected=expected, got="one token per image", fix=fix))
-            maps.append(grid_map(fused.values, fused.grid, prefix=fused.prefix))
-        return maps if windows.depth is None else [stack_slices(values, windows.depth) for values in maps]
+            maps.append(self._fused_map(tokens))
+        if windows.depth is not None:
+            maps = [stack_slices(values, windows.depth) for values in maps]
+        if windows.across:
+            maps[-1] = torch.cat([maps[-1], self._map_across(windows.across)], dim=1)
+        return maps
 
     def train(self, mode: bool = True) -> "Segmenter":
         """Switch dropout on or off; a frozen fusion has none in training either."""
@@ -119,6 +123,19 @@ class Segmenter(nn.Module):
         if self.fusion is not None and not _trains(self.fusion):
             self.fusion.eval()
         return self
+
+    def _fused_map(self, tokens: Tokens) -> Float[Tensor, "batch channel row column"]:
+        fused = self._fuse(tokens)
+        if fused.grid is None:
+            expected, fix = "a fusion that keeps the grid of tokens", "Use an adaptor that is not --faithful."
+            raise InputError(sentence("fusion", expected=expected, got="one token per image", fix=fix))
+        return grid_map(fused.values, fused.grid, prefix=fused.prefix)
+
+    def _map_across(self, across: tuple[tuple[Across, ...], ...]) -> Float[Tensor, "window channel depth row column"]:
+        """The maps of the other planes at the places of each window, one behind another in the channels."""
+        return torch.stack(
+            [torch.cat([brought(self._fused_map(part.tokens), part.places) for part in parts]) for parts in across]
+        )
 
     def _fuse(self, tokens: Tokens) -> Tokens:
         if self.fusion is None:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -17,13 +16,14 @@ from adaptmed.bank.layout import Layout, arrange_image
 from adaptmed.data.images import prepare, read_image
 from adaptmed.data.mask_labels import as_values
 from adaptmed.data.masks import write_mask
-from adaptmed.data.volumes.grids import Plane
-from adaptmed.data.volumes.reading import as_grey, is_volume, read_volume, slices_to_input
+from adaptmed.data.volumes.grids import planes_in
+from adaptmed.data.volumes.reading import Volume, as_grey, is_volume, read_volume, slices_to_input
 from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of, write_text_whole
 from adaptmed.runs.folder import open_run
 from adaptmed.runs.processes import device_of
+from adaptmed.tasks.segmentation.across import Across, places_across
 from adaptmed.tasks.segmentation.decoder_file import TENSORS, DecoderFacts, load_decoder
 from adaptmed.tasks.segmentation.logits import classes_in_source, predict_pictures, predict_volume
 from adaptmed.tasks.segmentation.model import Segmenter, Windows
@@ -96,12 +96,24 @@ class Predictor:
             logits = predict_pictures(self.model, windows, settings, device=self.device)[0]
             write_mask(out, self._values(logits, (image.shape[0], image.shape[1])))
             return
-        volume = read_volume(path, cast(Plane, self.facts.plane))
-        grey = as_grey(volume, self.facts.window)
-        windows = self._encoded(slices_to_input(grey, self.inputs))
-        windows = replace(windows, depth=len(grey), pixels=slices_to_input(grey, self.shown))
-        logits = predict_volume(self.model, windows, settings, device=self.device)
-        write_mask(out, self._values(logits, (volume.values.shape[1], volume.values.shape[2])), volume)
+        volumes = [read_volume(path, plane) for plane in planes_in(self.facts.plane or "axial")]
+        logits = predict_volume(self.model, self._sliced(volumes), settings, device=self.device)
+        _, height, width = volumes[0].values.shape
+        write_mask(out, self._values(logits, (height, width)), volumes[0])
+
+    def _sliced(self, volumes: Sequence[Volume]) -> Windows:
+        """All slices of a volume, which stands here once for each plane that is read of it."""
+        greys = [as_grey(volume, self.facts.window) for volume in volumes]
+        first, *others = (self._encoded(slices_to_input(grey, self.inputs)) for grey in greys)
+        offsets, shape = np.arange(len(greys[0])), greys[0].shape
+        across = []
+        for windows, volume in zip(others, volumes[1:], strict=True):
+            assert windows.tokens is not None
+            assert windows.tokens.grid is not None
+            places = places_across(shape, offsets, volume.plane, self.inputs, windows.tokens.grid)
+            across.append(Across(windows.tokens, places))
+        pixels = slices_to_input(greys[0], self.shown)
+        return replace(first, depth=len(offsets), pixels=pixels, across=(tuple(across),) if across else ())
 
     def _encoded(self, pixels: Float[Tensor, "n 3 height width_px"]) -> Windows:
         """Encode pictures or slices, a batch at a time."""

@@ -13,11 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from adaptmed.bank import Bank, prefetched
+from adaptmed.bank.planes import depth_of, slices_by_plane
 from adaptmed.bank.source_files import ManifestFiles
 from adaptmed.data.augment import augment_with_mask
 from adaptmed.data.images import at_size, from_bytes, prepare, read_image
+from adaptmed.data.volumes.grids import Plane, planes_in
 from adaptmed.data.volumes.stored import slices_from_store
 from adaptmed.errors import BankError, sentence
+from adaptmed.tasks.segmentation.across import Across, places_across
 from adaptmed.tasks.segmentation.changes import Changes
 from adaptmed.tasks.segmentation.masks import Masks
 from adaptmed.tasks.segmentation.model import Windows
@@ -84,6 +87,24 @@ class WindowReader:
             tokens=self.bank.item_tokens(items, dtype=torch.float32) if self.wanted.tokens else None,
             taps=tuple(self.bank.item_taps(items, dtype=torch.float32)) if self.wanted.taps else (),
             pixels=self._pixels(rows, items) if self.wanted.pixels else None,
+            across=self._across(rows, offsets) if offsets is not None and self.wanted.tokens else (),
+        )
+
+    def _across(self, rows: Places, offsets: Int[np.ndarray, "n slice"]) -> tuple[tuple[Across, ...], ...]:
+        """Read the other planes of each row, if there are any."""
+        other = planes_in(self.images.plane or "axial")[1:]
+        return tuple(self._across_of(row, own, other) for row, own in zip(rows.tolist(), offsets, strict=True) if other)
+
+    def _across_of(self, row: int, offsets: Int[np.ndarray, " slice"], planes: Sequence[Plane]) -> tuple[Across, ...]:
+        slices, *others = slices_by_plane(self.bank, row)
+        shape = tuple(map(len, (slices, *others)))
+        images = self.images
+        return tuple(
+            Across(
+                self.bank.item_tokens(items, dtype=torch.float32),
+                places_across(shape, offsets, plane, images.preprocessing, images.grid),
+            )
+            for plane, items in zip(planes, others, strict=True)
         )
 
     def ahead(self, read: Callable[[Item], Example], items: Iterable[Item]) -> Iterator[Example]:
@@ -163,7 +184,7 @@ class Examples:
         return self.reader(rows, offsets), masks
 
     def _offsets(self, rows: Places, draw: int) -> tuple[Int[np.ndarray, "n slice"], np.ndarray]:
-        depths = np.array([len(self.reader.bank.items_of(row)) for row in rows.tolist()])
+        depths = np.array([depth_of(self.reader.bank, row) for row in rows.tolist()])
         length = min(self.window_slices, int(depths.max()))
         starts = [
             int(np.random.default_rng([self.seed, draw, row]).integers(max(1, depth - length + 1)))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from adaptmed.bank import Bank
+from adaptmed.data.volumes.grids import planes_in
 from adaptmed.errors import InputError, sentence
 from adaptmed.heads.decoders import NEEDS, DecoderConfig, check_decoder, decoder_config, encoder_kind
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
@@ -31,6 +32,9 @@ def check_bank(bank: Bank, decoder: str) -> None:
     first = "transformer" if needs is None else needs.encoders[0]
     kind = encoder_kind(grids) if len(grids) > 1 else first
     at_hand = images.pixels or not bank.holds_volumes
+    if len(planes_in(images.plane or "axial")) > 1 and decoder != "image-concat":
+        fix = "Choose image-concat, or embed slices of one plane."
+        raise InputError(sentence("decoder", expected="image-concat on slices of three planes", got=decoder, fix=fix))
     check_decoder(decoder, encoder=kind, taps=len(grids) + bool(grids), pixels=at_hand)
 
 
@@ -44,10 +48,11 @@ def shape_for(bank: Bank, settings: SegmentationSettings, *, fused_width: int | 
         classes: Background counted.
     """
     images = bank.images
+    planes = len(planes_in(images.plane or "axial"))
     return decoder_config(
         settings.decoder,
         tap_widths=[tap.width for tap in images.taps],
-        fused_width=images.width if fused_width is None else fused_width,
+        fused_width=planes * (images.width if fused_width is None else fused_width),
         classes=classes,
         spatial_dims=3 if bank.holds_volumes else 2,
         channels=settings.channels,

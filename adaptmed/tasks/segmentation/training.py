@@ -82,13 +82,14 @@ def _length(settings: SegmentationSettings, *, monitor: str | None) -> Length:
 
 
 def channels_last(model: Segmenter) -> Segmenter:
-    """Lay the kernels of 2-D convolutions out channels last, which is faster everywhere; the numbers stay.
+    """Lay the kernels of convolutions out channels last, which is faster everywhere; the numbers stay.
 
-    Kernels of 3-D convolutions have another such layout, so that ``Module.to`` refuses a model that holds both.
+    2-D and 3-D kernels have layouts of their own, so that ``Module.to`` refuses a model that holds both.
     """
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in model.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        if parameter.ndim in layouts:
+            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
     return model
 
 
