@@ -18,7 +18,7 @@ def slices_by_plane(bank: Bank, row: int) -> tuple[range, ...]:
         BankError: The bank holds three planes and no pixels.
     """
     items = bank.items_of(row)
-    if len(planes_in(bank.images.plane or "")) == 1 or not len(items):
+    if len(planes_in(bank.images.plane or "axial")) == 1 or not len(items):
         return (items,)
     height, width = bank.slice_sizes([items.start])[0].tolist()
     coronal, sagittal = items.stop - width - height, items.stop - width

@@ -9,12 +9,11 @@ import torch
 
 from adaptmed.bank.planes import depth_of, slices_by_plane
 from adaptmed.data.volumes.grids import turn
-from adaptmed.embedding.embed import estimate_size
 from adaptmed.errors import InputError
 from adaptmed.tasks.segmentation.across import brought, places_across
 from adaptmed.tasks.segmentation.predict import predict
 from adaptmed.types import Preprocessing
-from tests.masked_images import QUICK, SIZES, tune, write_volumes
+from tests.masked_images import HIGH, LOW, QUICK, SIZES, tune, write_volumes
 
 FACTS = Preprocessing((48, 48), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bilinear", fit="pad")
 GRID = (12, 12)
@@ -23,7 +22,7 @@ SHAPE = (20, 30, 24)  # slices, rows, columns of the axial order
 
 def cells_of(volume):
     """Mean value of every token cell of every slice, as an encoder of one number would say it; NaN on padding."""
-    depth, height, width = volume.shape
+    _, height, width = volume.shape
     scale = min(48 / height, 48 / width)
     sizes = round(height * scale), round(width * scale)
     resized = torch.nn.functional.interpolate(volume[:, None], size=sizes, mode="bilinear", align_corners=False)
@@ -40,7 +39,7 @@ def test_a_ramp_through_the_volume_is_found_where_it_stands(plane, direction):
     grids = torch.meshgrid(*(torch.arange(side) + 0.5 for side in SHAPE), indexing="ij")
     volume = sum(weight * grid for weight, grid in zip(direction, grids, strict=True))
     stored = volume.numpy().transpose(2, 1, 0)[::-1, ::-1]  # columns to the left, rows to the back
-    axial, affine = turn(stored, np.diag([1.0, 1.0, 1.0, 1.0]), "axial")
+    axial, _ = turn(stored, np.diag([1.0, 1.0, 1.0, 1.0]), "axial")
     np.testing.assert_allclose(axial, volume, rtol=1e-6)
     other = torch.from_numpy(turn(stored, np.diag([1.0, 1.0, 1.0, 1.0]), plane)[0].copy())
     offsets = np.arange(5, 15)
@@ -78,9 +77,16 @@ def test_what_was_learnt_on_three_planes_predicts_as_it_was_judged(three, run, t
     test = three.rows.iloc[three.subset("test")]
     folder = three.folder.parent / "data"
     assert predict(out, {name: folder / name for name in test["image"]}, tmp_path / "masks", device="cpu") == []
-    for image, mask in zip(test["image"], test["mask"], strict=True):
-        found = nibabel.load(tmp_path / "masks" / image.replace(".nii", ".nii.gz"))
-        assert found.shape == nibabel.load(folder / mask).shape
+    names = zip(test["image"], test["mask"], strict=True)
+    files = [(tmp_path / "masks" / image.replace(".nii", ".nii.gz"), folder / mask) for image, mask in names]
+    pairs = [tuple(np.asarray(nibabel.load(path).dataobj) for path in both) for both in files]
+    for value in (LOW, HIGH):
+        scores = []
+        for said, true in pairs:
+            size = (said == value).sum() + (true == value).sum()
+            scores.append(2 * ((said == value) & (true == value)).sum() / size if size else 1.0)
+        found = [row for row in result["test"]["tuned"] if (row["metric"], row["label"]) == ("dice", f"label {value}")]
+        assert found[0]["value"] == pytest.approx(np.mean(scores), abs=0.02)
 
 
 def test_three_planes_need_pixels_and_the_decoder_that_reads_one_map(embedded, three, run, tmp_path):
