@@ -22,7 +22,7 @@ from adaptmed.embedding.embed import embed
 from adaptmed.embedding.options import EmbedOptions
 from adaptmed.runs.precision import usual_precision
 from adaptmed.study.segmentation.settings import SegmentationStudy
-from adaptmed.study.segmentation.study import study_segmentation
+from adaptmed.study.segmentation.study import length_of, study_segmentation
 from adaptmed.tasks.segmentation.settings import SegmentationSettings
 
 NAMES = {1: "anterior", 2: "posterior"}
@@ -33,11 +33,13 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("../shared/data/Task04_Hippocampus"))
     parser.add_argument("--out", type=Path, default=Path("runs/hippocampus"))
-    parser.add_argument("--plane", choices=["axial", "coronal", "sagittal"], default="axial")
+    parser.add_argument("--plane", choices=["axial", "coronal", "sagittal", "three"], default="axial")
+    parser.add_argument("--dtype", choices=["float16", "int8", "int4"], default="int8")
     parser.add_argument("--image-size-px", type=int, default=112)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.1, 1.0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=300, help="at most; training ends when the validated Dice does")
+    parser.add_argument("--channels", type=int, default=8, help="of decoder and U-Net at full size")
     parser.add_argument("--miniature", action="store_true", help="drawn volumes in the true layout, in seconds")
     return parser.parse_args()
 
@@ -54,11 +56,16 @@ def run(asked: argparse.Namespace) -> dict:
     manifest = Manifest.from_dataset("decathlon", asked.folder)
     print(*manifest.notes, sep="\n")
     encoder = load_image_encoder("bundled:dinov2-small", image_size_px=asked.image_size_px)
-    bank = embed(manifest, encoder, None, asked.out / "bank", options=EmbedOptions(plane=asked.plane))
-    training = SegmentationSettings(steps=asked.steps, precision=usual_precision("auto"))
+    bank = embed(
+        manifest, encoder, None, asked.out / "bank", options=EmbedOptions(plane=asked.plane, dtype=asked.dtype)
+    )
+    training = SegmentationSettings(
+        steps=asked.steps, channels=asked.channels, patience=3, precision=usual_precision("auto")
+    )
     settings = SegmentationStudy(
         fractions=tuple(asked.fractions), seeds=asked.seeds, training=training, labels=NAMES, replicates=1000
     )
+    print(length_of(bank, settings))
     return study_segmentation([bank], [], asked.out / "study", settings=settings)
 
 

@@ -36,7 +36,6 @@ KNOWN_WIDE = {
     "adaptmed.pretraining.pretrain.pretrain": 12,
     "adaptmed.pretraining.pretrain.run_job": 9,
     "adaptmed.study.classification.study.study": 8,
-    "adaptmed.study.segmentation.arms._best_rate": 7,
     "adaptmed.study.segmentation.arms._trained": 7,
     "adaptmed.study.segmentation.study.study_segmentation": 8,
     "adaptmed.study.statistics.retrieval_records": 8,
@@ -44,7 +43,6 @@ KNOWN_WIDE = {
     "adaptmed.tasks.retrieval.judging.judge_retrieval": 9,
     "adaptmed.tasks.retrieval.reranking.pair_logits": 7,
     "adaptmed.tasks.retrieval.reranking.pair_logits_both_ways": 7,
-    "adaptmed.tasks.segmentation.masks._lay_out": 7,
 }
 
 

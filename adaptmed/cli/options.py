@@ -1,7 +1,6 @@
 """Groups of command line options, each a dataclass that the help shows in a panel of its own."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,8 +37,8 @@ class EncoderOptions:
     """Side of the encoder's input in pixels; the encoder's own by default."""
 
     fit: Literal["crop", "pad", "squash"] | None = None
-    """How an image becomes square: crop its longer side, pad its shorter side, or squash. By default the encoder's own
-    way, but volumes are padded where that is a crop, so that nothing is left out."""
+    """How an image becomes square: crop its longer side, pad its shorter side, or squash; the encoder's own way by
+    default, but volumes are padded instead of cropped."""
 
     max_tokens: int | None = None
     """Where texts are cut; the encoder's limit or 256 by default, whichever is smaller."""
@@ -155,15 +154,13 @@ class MaskStudyOptions:
     background."""
 
     steps: int | None = None
-    """Most optimiser steps of every trained arm; 300 by default. Training ends before when the Dice on `validate` has
-    not risen for several looks."""
+    """Most steps of every trained arm, 300 by default; a validated Dice that has ceased to rise ends it before."""
 
     minutes: float | None = None
-    """For segmentation: most minutes of one training; no bound by default."""
+    """For segmentation: most minutes of a training; no bound by default."""
 
     shown_px: int | None = None
-    """For segmentation: side of the square in which decoders see images; the encoder's input by default, or for small
-    volumes about their own voxels."""
+    """For segmentation: side that decoders see images at; the encoder's, or of small volumes about their own."""
 
     augment: bool | None = None
     """For segmentation: change images, maps of features and masks together at random; on by default."""
@@ -185,39 +182,6 @@ class AnswerStudyOptions:
 
     answers_by_kind: bool | None = None
     """For answers: give only answers that a question of its kind (open, closed) had in the fraction; on by default."""
-
-
-def refuse_foreign(task: str, owner: str, options: Mapping[str, object]) -> None:
-    """Refuse options of one task that were given to another, where they would be ignored.
-
-    Args:
-        task: What was asked for.
-        owner: The task that has these options.
-        options: Their values by name; ``None`` or empty where one was left out.
-
-    Raises:
-        InputError: One was given although ``task`` is not ``owner``.
-
-    Example:
-        >>> refuse_foreign("segmentation", "segmentation", {"steps": 20})
-    """
-    for name, value in options.items():
-        if task != owner and value is not None and value != ():
-            expected, fix = f"an option that --task {task} has", f"Leave it out; it belongs to --task {owner}."
-            raise InputError(sentence(name, expected=expected, got=value, fix=fix))
-
-
-def refuse_foreign_to_study(
-    task: str, masks: MaskStudyOptions, answers: AnswerStudyOptions, prompts: Path | None
-) -> None:
-    """Refuse what another task of ``adaptmed study`` reads.
-
-    Raises:
-        InputError: An option of another task was given.
-    """
-    refuse_foreign(task, "segmentation", asdict(masks))
-    refuse_foreign(task, "answering", asdict(answers))
-    refuse_foreign(task, "classification", {"prompts": prompts})
 
 
 @Parameter(name="*", group=Group("Optimiser", sort_key=1))
@@ -298,11 +262,9 @@ class MaskOptions:
             was embedded with --taps 4.
         mask_labels: Names of mask values, for example 1=effusion 2=nodule; by default the values in the masks of
             `train`. 0 is background.
-        steps: Most optimiser steps; 300 by default. Training ends before when the Dice on `validate` has not risen for
-            several looks.
+        steps: Most optimiser steps, 300 by default; a validated Dice that has ceased to rise ends training before.
         minutes: Most minutes of training; no bound by default.
-        shown_px: Side of the square in which the decoder sees images; the encoder's input by default, or for small
-            volumes about their own voxels.
+        shown_px: Side that the decoder sees images at; the encoder's, or of small volumes about their own.
         window_slices: Of volumes: slices per window; 16 by default.
     """
 

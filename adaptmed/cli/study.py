@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from adaptmed.cli.options import AnswerStudyOptions, MaskStudyOptions, TunedOptions, refuse_foreign_to_study
+from adaptmed.cli.options import AnswerStudyOptions, MaskStudyOptions, TunedOptions
 from adaptmed.cli.show import print_cautions, print_table
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _segmentation(
     from adaptmed.runs.precision import usual_precision
     from adaptmed.runs.settings import build_settings
     from adaptmed.study.segmentation.settings import SegmentationStudy
-    from adaptmed.study.segmentation.study import study_segmentation
+    from adaptmed.study.segmentation.study import length_of, study_segmentation
 
     training: dict[str, Any] = {"precision": usual_precision(masks.device or "auto", out)}
     training |= shared.get("training", {})
@@ -149,7 +149,12 @@ def _segmentation(
     given: dict[str, Any] = {"learning_rates": rates, "labels": parse_labels(labels) if labels else None}
     given = {name: value for name, value in given.items() if value is not None} | {"training": training}
     settings = build_settings(SegmentationStudy, "config", shared | given)
-    return partial(study_segmentation, settings=settings, device=device or "auto", announce=print_cautions)
+
+    def run(banks: "list[Bank]", *args: Any, **shown: Any) -> dict[str, Any]:
+        print_cautions(length_of(bank, settings) for bank in banks)
+        return study_segmentation(banks, *args, settings=settings, device=device or "auto", **shown)
+
+    return run
 
 
 def _answering(
@@ -178,3 +183,12 @@ def _answering(
         return study_answering(banks[0], runs, out, settings=settings, **shown)
 
     return run
+
+
+def refuse_foreign_to_study(task: str, masks: MaskStudyOptions, answers: AnswerStudyOptions, prompts: Path | None) -> None:
+    """Refuse what another task of ``adaptmed study`` reads."""
+    from adaptmed.runs.settings import refuse_foreign
+
+    refuse_foreign(task, "segmentation", asdict(masks))
+    refuse_foreign(task, "answering", asdict(answers))
+    refuse_foreign(task, "classification", {"prompts": prompts})

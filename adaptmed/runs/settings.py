@@ -204,3 +204,23 @@ def _expected(kind: Any) -> str:
         return "none"
     several = get_origin(kind) in (tuple, Sequence)
     return _WORDS.get(kind, "several of them" if several else "names with their values")
+
+
+def refuse_foreign(task: str, owner: str, options: Mapping[str, object]) -> None:
+    """Refuse options of one task that were given to another, where they would be ignored.
+
+    Args:
+        task: What was asked for.
+        owner: The task that has these options.
+        options: Their values by name; ``None`` or empty where one was left out.
+
+    Raises:
+        InputError: One was given although ``task`` is not ``owner``.
+
+    Example:
+        >>> refuse_foreign("segmentation", "segmentation", {"steps": 20})
+    """
+    for name, value in options.items():
+        if task != owner and value is not None and value != ():
+            expected, fix = f"an option that --task {task} has", f"Leave it out; it belongs to --task {owner}."
+            raise InputError(sentence(name, expected=expected, got=value, fix=fix))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from adaptmed.cli import main
-from adaptmed.cli.options import AnswerStudyOptions, MaskStudyOptions, TunedOptions, refuse_foreign_to_study
-from adaptmed.cli.study import study
+from adaptmed.cli.options import AnswerStudyOptions, MaskStudyOptions, TunedOptions
+from adaptmed.cli.study import refuse_foreign_to_study, study
 from adaptmed.errors import InputError
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Int
 
 from adaptmed.bank import Bank
-from adaptmed.bank.planes import depth_of
+from adaptmed.cohort.planes import depth_of
+from adaptmed.cohort.rows import with_mask
 from adaptmed.data.fitting import mask_to_input
 from adaptmed.data.mask_labels import as_classes
 from adaptmed.files import write_json, written_whole
@@ -26,6 +27,7 @@ from adaptmed.study.segmentation.settings import BASELINES, TUNED, SegmentationS
 from adaptmed.study.segmentation.subject import Run, Subject, has_pixels, open_subject, prepare, shown_rows
 from adaptmed.study.statistics import Cell, judge
 from adaptmed.tasks.segmentation.reading import Wanted, WindowReader
+from adaptmed.tasks.segmentation.shapes import shown_in
 
 SHOWN = 6
 TITLE = "Low-data study of segmentation"
@@ -40,7 +42,6 @@ def study_segmentation(
     tuned: Sequence[Run] = (),
     examples: bool = True,
     device: str = "auto",
-    announce: Callable[[Sequence[str]], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Run a study and write its results and its report; what is on disk already is not computed again.
@@ -54,7 +55,6 @@ def study_segmentation(
             encoders wrote, and the run that tuned them.
         examples: Show images with masks in the report.
         device: Lightning's accelerator: ``auto``, ``cpu``, ``cuda``.
-        announce: Called before the first cell with how long every training may take.
         progress: Called with what is being done, its number and how many there are.
 
     Returns:
@@ -73,7 +73,6 @@ def study_segmentation(
     subjects = [
         prepare(each, out / "masks" / str(number), settings, progress=progress) for number, each in enumerate(opened)
     ]
-    announce([length_of(subject, settings) for subject in subjects])
     results: dict[str, Any] = {name: [] for name in ("records", "summaries", "comparisons", "rejects")}
     overlays: list[Overlay] = []
     for subject in subjects:
@@ -103,17 +102,16 @@ def study_segmentation(
     return results
 
 
-def length_of(subject: Subject, settings: SegmentationStudy) -> str:
+def length_of(bank: Bank, settings: SegmentationStudy) -> str:
     """Say how long every training may take, before the first one begins."""
     training = settings.training
     steps, every = training.rounds * training.steps_per_round, training.steps_per_round
     bound = "no bound in time" if training.minutes is None else f"{training.minutes:g} minutes"
-    shown = " × ".join(map(str, subject.masks.shown.image_size_px))
+    shown = " × ".join(map(str, shown_in(bank, training).image_size_px))
     early = "There are no validated masks: all the steps are made."
-    if len(subject.validate):
+    if len(with_mask(bank, "validate")):
         early = f"It ends when {training.patience} looks at `validate`, {every} steps apart, have found no higher Dice."
-    encoder = subject.truth.encoder
-    return f"{encoder}: a training takes at most {steps} steps and {bound}, on images of {shown} px. {early}"
+    return f"{bank.images.name}: a training takes at most {steps} steps and {bound}, on images of {shown} px. {early}"
 
 
 def _compute(subject: Subject, arms: Mapping[str, Arm], path_of: Callable[[Place], Path], place: Place) -> Cell:

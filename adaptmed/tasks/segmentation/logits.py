@@ -8,7 +8,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from adaptmed.bank import prefetched
-from adaptmed.bank.planes import depth_of
+from adaptmed.cohort.planes import depth_of
 from adaptmed.data.fitting import logits_to_source
 from adaptmed.runs.processes import device_of
 from adaptmed.tasks.segmentation.model import Segmenter, Windows

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptmed.bank import Bank, prefetched
-from adaptmed.bank.planes import depth_of
 from adaptmed.bank.source_files import ManifestFiles
+from adaptmed.cohort.planes import depth_of
 from adaptmed.cohort.rows import with_mask
 from adaptmed.data.fitting import mask_to_input
 from adaptmed.data.images import read_image

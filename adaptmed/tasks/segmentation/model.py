@@ -14,8 +14,8 @@ from adaptmed.encoders import tokens_and_taps
 from adaptmed.errors import InputError, sentence
 from adaptmed.fusion import Fusion
 from adaptmed.heads.decoders import Decoder, grid_map, stack_slices
-from adaptmed.tasks.segmentation.across import Across, brought
-from adaptmed.tasks.segmentation.changes import Changes
+from adaptmed.tasks.segmentation.windows.across import Across, brought
+from adaptmed.tasks.segmentation.windows.changes import Changes
 from adaptmed.types import ImageEncoder, Tokens
 
 

@@ -23,10 +23,10 @@ from adaptmed.errors import InputError, sentence
 from adaptmed.files import sha256_of, write_text_whole
 from adaptmed.runs.folder import open_run
 from adaptmed.runs.processes import device_of
-from adaptmed.tasks.segmentation.across import Across, places_across
 from adaptmed.tasks.segmentation.decoder_file import TENSORS, DecoderFacts, load_decoder
 from adaptmed.tasks.segmentation.logits import classes_in_source, predict_pictures, predict_volume
 from adaptmed.tasks.segmentation.model import Segmenter, Windows
+from adaptmed.tasks.segmentation.windows.across import Across, places_across
 from adaptmed.types import ImageEncoder, Preprocessing, Tokens
 
 REJECTS, LABELS = "rejects.jsonl", "labels.json"

@@ -13,17 +13,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from adaptmed.bank import Bank, prefetched
-from adaptmed.bank.planes import depth_of, slices_by_plane
 from adaptmed.bank.source_files import ManifestFiles
+from adaptmed.cohort.planes import depth_of, slices_by_plane
 from adaptmed.data.augment import augment_with_mask
 from adaptmed.data.images import at_size, from_bytes, prepare, read_image
 from adaptmed.data.volumes.grids import Plane, planes_in
 from adaptmed.data.volumes.stored import slices_from_store
 from adaptmed.errors import BankError, sentence
-from adaptmed.tasks.segmentation.across import Across, places_across
-from adaptmed.tasks.segmentation.changes import Changes
 from adaptmed.tasks.segmentation.masks import Masks
 from adaptmed.tasks.segmentation.model import Windows
+from adaptmed.tasks.segmentation.windows.across import Across, places_across
+from adaptmed.tasks.segmentation.windows.changes import Changes
 from adaptmed.types import Preprocessing
 
 Places = Int[np.ndarray, " n"]

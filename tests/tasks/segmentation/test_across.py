@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from adaptmed.bank.planes import depth_of, slices_by_plane
+from adaptmed.cohort.planes import depth_of, slices_by_plane
 from adaptmed.data.volumes.grids import turn
 from adaptmed.errors import InputError
-from adaptmed.tasks.segmentation.across import brought, places_across
 from adaptmed.tasks.segmentation.predict import predict
+from adaptmed.tasks.segmentation.windows.across import brought, places_across
 from adaptmed.types import Preprocessing
 from tests.masked_images import HIGH, LOW, QUICK, SIZES, tune, write_volumes
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from adaptmed.tasks.segmentation.changes import SCALE, SHIFT, TURN_DEGREES, Changes, moved
+from adaptmed.tasks.segmentation.windows.changes import SCALE, SHIFT, TURN_DEGREES, Changes, moved
 
 STILL = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
 

@@ -125,7 +125,7 @@ def test_training_ends_after_its_minutes_and_stays_ended(pictures, run, tmp_path
     first = tune(pictures, run, tmp_path / "out", settings=short)
     assert looks(tmp_path / "out") == [2]
     assert tune(pictures, run, tmp_path / "out", settings=short) == first
-    with pytest.raises(InputError, match="`minutes`: expected a time above 0, but got 0.0"):
+    with pytest.raises(InputError, match=r"`minutes`: expected a time above 0, but got 0\.0"):
         SegmentationSettings(minutes=0.0)
 
 
