@@ -185,7 +185,9 @@ def _answering(
     return run
 
 
-def refuse_foreign_to_study(task: str, masks: MaskStudyOptions, answers: AnswerStudyOptions, prompts: Path | None) -> None:
+def refuse_foreign_to_study(
+    task: str, masks: MaskStudyOptions, answers: AnswerStudyOptions, prompts: Path | None
+) -> None:
     """Refuse what another task of ``adaptmed study`` reads."""
     from adaptmed.runs.settings import refuse_foreign
 
