@@ -106,6 +106,7 @@ class Batch:
         pixels: Normalised images, when an encoder is trained in the loop or pixels are predicted, or ``None``.
         masked_image: Image Tokens of a stored masked view, whose hidden cells are not valid, or ``None``.
         labels: NaN where not labelled, when a method asks for them, or ``None``.
+        patient_group: Equal numbers mean the same patient, when a method asks for them, or ``None``.
     """
 
     rows: Int[Tensor, " batch"]
@@ -118,6 +119,7 @@ class Batch:
     pixels: Float[Tensor, "batch 3 height width_px"] | None = None
     masked_image: Tokens | None = None
     labels: Float[Tensor, "batch label"] | None = None
+    patient_group: Int[Tensor, " batch"] | None = None
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -135,6 +137,7 @@ class Batch:
             pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=True),
             masked_image=None if self.masked_image is None else self.masked_image.to(device, dtype),
             labels=None if self.labels is None else self.labels.to(device),
+            patient_group=None if self.patient_group is None else self.patient_group.to(device),
         )
 
 

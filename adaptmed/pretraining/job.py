@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
@@ -143,12 +144,15 @@ class PretrainJob:
         return trained, BankLoader(self.bank, self.validate, shuffle=False, pixels=still, **shared)
 
     def _more(self) -> Callable[[Batch, int], Batch] | None:
-        """Return what adds masked views and labels to a batch, where the method wants them."""
+        """Return what adds masked views, labels and patients to a batch, where the method wants them."""
         steps: list[Callable[[Batch, int], Batch]] = []
         if self.source == "bank":
             steps.append(stored_views(self.bank, seed=step_seed(self.seed, -5)))
         if self.method.reads_labels:
             steps.append(lambda batch, _: replace(batch, labels=_known_labels(self.bank, batch.rows.numpy())))
+        if self.method.reads_patients:
+            numbers = torch.from_numpy(pd.factorize(self.bank.rows["patient"].astype(str))[0])
+            steps.append(lambda batch, _: replace(batch, patient_group=numbers[batch.rows]))
 
         def add(batch: Batch, epoch: int) -> Batch:
             for step in steps:

@@ -119,6 +119,11 @@ class Method:
         """Whether a term reads labels."""
         return any(need.labels for need in self.needs.values())
 
+    @property
+    def reads_patients(self) -> bool:
+        """Whether a term reads whose images they are."""
+        return any(need.patients for need in self.needs.values())
+
     def term(self, name: str) -> Any:
         """Return the settings of a term, or ``None`` where the method has no such term."""
         return next((term for term in self.terms if term.name == name), None)

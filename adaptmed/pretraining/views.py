@@ -59,6 +59,7 @@ class Needs:
         embeddings: Whether it reads the fusion's embeddings or joint vector; where no term does, the layers behind the
             streams are frozen.
         labels: Whether it reads labels.
+        patients: Whether it reads whose images they are.
         teacher_decay: Of the average of past students that it is taught by; ``None`` without a teacher.
     """
 
@@ -66,6 +67,7 @@ class Needs:
     texts: bool = True
     embeddings: bool = False
     labels: bool = False
+    patients: bool = False
     teacher_decay: float | None = None
 
 

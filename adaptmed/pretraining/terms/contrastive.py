@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from adaptmed.errors import InputError, sentence
@@ -26,7 +26,8 @@ class Contrastive:
         weight: Weight of its loss; 0 leaves it out.
         image_to_text: Share of the direction from images to texts.
         token_dropout: Share of tokens left out in training.
-        positives: ``identical-text`` takes equal reports in a batch as positives of each other, ``pair`` does not.
+        positives: ``identical-text`` takes equal reports in a batch as positives of each other, ``same-patient`` all
+            reports of a patient, for tables with several images and captions of one case; ``pair`` takes neither.
 
     Raises:
         InputError: If a number lies outside its range.
@@ -37,7 +38,7 @@ class Contrastive:
     weight: float = 1.0
     image_to_text: float = 0.25
     token_dropout: float = 0.25
-    positives: Literal["identical-text", "pair"] = "identical-text"
+    positives: Literal["identical-text", "same-patient", "pair"] = "identical-text"
 
     def __post_init__(self) -> None:
         check_weight("contrastive.weight", self.weight)
@@ -47,9 +48,9 @@ class Contrastive:
             raise InputError(sentence("contrastive.token_dropout", expected=expected, got=got, fix="Try 0.25."))
 
     def needs(self, method: Method) -> Needs:
-        """Embeddings of both sides."""
+        """Embeddings of both sides, and with ``same-patient`` whose they are."""
         del method
-        return Needs(embeddings=True)
+        return Needs(embeddings=True, patients=self.positives == "same-patient")
 
     def pretext(self, method: Method, sizes: Sizes) -> None:
         """Nothing: the fusion has all it trains."""
@@ -81,5 +82,13 @@ def contrastive_loss(
         cut.whole(fusion.embed_text(text)),
         scale=fusion.scale(),
         weight_image_to_text=settings.image_to_text,
-        text_group=cut.whole(batch.text_group) if settings.positives == "identical-text" else None,
+        text_group=None if settings.positives == "pair" else cut.whole(_groups(batch, settings)),
     )
+
+
+def _groups(batch: Batch, settings: Contrastive) -> Int[Tensor, " batch"]:
+    """Numbers that are equal where two pairs are positives of each other; -1 where there is no text."""
+    if settings.positives == "identical-text":
+        return batch.text_group
+    assert batch.patient_group is not None  # the term has asked for it
+    return batch.patient_group.masked_fill(batch.text_group < 0, -1)
