@@ -15,12 +15,14 @@ class Kind:
         secondary: Metrics with a table of their own.
         baselines: Arms that every other number should stand beside.
         yardsticks: What these are, in a sentence.
+        of_one: What a primary metric that is not a mean over labels is of.
     """
 
     primary: str
     secondary: tuple[str, ...]
     baselines: tuple[str, ...]
     yardsticks: str
+    of_one: str = ", one class against the rest"
 
 
 LABELS = Kind(
@@ -52,6 +54,7 @@ ANSWERS = Kind(
     baselines=("question", "frozen", "no pre-training"),
     yardsticks="The tuned head on the question alone, the same head on frozen features of both, and the untrained "
     "fusion are the honest yardsticks: what the question alone reaches is not seen in any image.",
+    of_one=" of the answers",
 )
 
 

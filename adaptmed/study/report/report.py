@@ -202,7 +202,7 @@ def _panel(title: str, kind: Kind, mark: str, summaries: list[Row], comparisons:
     labels = [per_label(summaries, kind.primary, fraction) for fraction in fractions]
     main = arms_by_fraction(summaries, comparisons, kind.primary, reference)
     name = NAMES[kind.primary]
-    axis = f"mean {name}" if rows[0]["label"] == "macro" else f"{name}, one class against the rest"
+    axis = f"mean {name}" if rows[0]["label"] == "macro" else f"{name}{kind.of_one}"
     return Panel(
         title=title,
         curve=Markup(learning_curves(rows, quiet=kind.baselines, ylabel=axis + mark)),

@@ -68,14 +68,15 @@ def percent(fraction: float) -> str:
 
 
 def share(fraction: float, rows: Sequence[Row]) -> str:
-    r"""Format a fraction of what the rows were trained on: labels or masks.
+    r"""Format a fraction of what the rows were trained on: labels, masks or answers.
 
     Example:
         >>> share(0.1, [{"task": "segmentation"}])
         '10\xa0% masks'
     """
-    masks = any(row.get("task") == "segmentation" for row in rows)
-    return f"{percent(fraction)} {'masks' if masks else 'labels'}"
+    nouns = {"segmentation": "masks", "answering": "answers"}
+    found = (nouns[row["task"]] for row in rows if row.get("task") in nouns)
+    return f"{percent(fraction)} {next(found, 'labels')}"
 
 
 def side(row: Row) -> int:
