@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], *, quiet: Sequence[str] =
             end = _curve(axes, [row for row in rows if row["arm"] == arm], place, dodge, colour, arm in quiet)
             if end is not None:
                 ends[arm] = (end, colour)
-        axes.set(xscale="log", xlabel="labelled share of the training patients", ylabel=ylabel)
+        axes.set(xscale="log", xlabel="labelled share of the training patients", ylabel=fill(ylabel, 40))
         axes.set_xticks(fractions, [f"{100 * fraction:g} %" for fraction in fractions])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2f}"))
