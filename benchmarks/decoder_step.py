@@ -60,7 +60,7 @@ def main() -> None:
     position = iter(cycle(range(0, 10**6, STEPS)))
 
     def batches() -> Steps:
-        return Steps(examples, size=SETTINGS.batch_size, steps=STEPS, step=lambda: next(position))
+        return Steps(examples, size=SETTINGS.pictures_per_batch, steps=STEPS, step=lambda: next(position))
 
     kept = list(batches())
     bare = [(Windows(windows.size, pixels=windows.pixels), mask) for windows, mask in kept]
@@ -69,7 +69,7 @@ def main() -> None:
         "from the bank": lambda: [step(example) for example in batches()],
         "encoder in the loop": lambda: [looped(example) for example in bare],
     }
-    count = STEPS * SETTINGS.batch_size
+    count = STEPS * SETTINGS.pictures_per_batch
     compare("a step of the default decoder, 224 px", ways, rounds=7, items=dict.fromkeys(ways, count))
 
 

@@ -3,7 +3,7 @@
 Run: python benchmarks/segmentation.py [--image-size-px 112] [--work runs/bench]
 Phantom of 4,000 train / 500 validate / 1,500 test images split by patient; 3 seeds of the fraction. Every trained arm
 gets the same number of optimiser steps and tries the same printed grid of learning rates, chosen between inside the
-fraction. Settings were fixed on another phantom seed.
+fraction; no validated mask is looked at and nothing is changed at random. Settings were fixed on another phantom seed.
 Bar: default decoder on the adaptor - U-Net from scratch >= +0.15 with its interval above 0; adaptor - frozen encoder
 with the same decoder is reported, whichever way it falls.
 """
@@ -51,7 +51,7 @@ def main() -> None:
         fractions=(FRACTION,),
         seeds=arguments.seeds,
         arms=ARMS,
-        training=SegmentationSettings(steps=arguments.steps),
+        training=SegmentationSettings(steps=arguments.steps, validations=1, augment=False),
         learning_rates=tuple(arguments.learning_rates),
     )
     out = arguments.work / f"masks-{arguments.image_size_px}-{arguments.seed}-study"

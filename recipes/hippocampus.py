@@ -60,7 +60,7 @@ def run(asked: argparse.Namespace) -> dict:
         manifest, encoder, None, asked.out / "bank", options=EmbedOptions(plane=asked.plane, dtype=asked.dtype)
     )
     training = SegmentationSettings(
-        steps=asked.steps, channels=asked.channels, patience=3, precision=usual_precision("auto")
+        steps=asked.steps, validations=6, patience=3, channels=asked.channels, precision=usual_precision("auto")
     )
     settings = SegmentationStudy(
         fractions=tuple(asked.fractions), seeds=asked.seeds, training=training, labels=NAMES, replicates=1000

@@ -154,7 +154,7 @@ class MaskStudyOptions:
     background."""
 
     steps: int | None = None
-    """Most steps of every trained arm, 300 by default; a validated Dice that has ceased to rise ends it before."""
+    """Most steps of every trained arm, 600 by default; a validated Dice that has ceased to rise ends it before."""
 
     minutes: float | None = None
     """For segmentation: most minutes of a training; no bound by default."""
@@ -262,7 +262,7 @@ class MaskOptions:
             was embedded with --taps 4.
         mask_labels: Names of mask values, for example 1=effusion 2=nodule; by default the values in the masks of
             `train`. 0 is background.
-        steps: Most optimiser steps, 300 by default; a validated Dice that has ceased to rise ends training before.
+        steps: Most optimiser steps, 600 by default; a validated Dice that has ceased to rise ends training before.
         minutes: Most minutes of training; no bound by default.
         shown_px: Side that the decoder sees images at; the encoder's, or of small volumes about their own.
         window_slices: Of volumes: slices per window; 16 by default.

@@ -66,10 +66,10 @@ class SegmentationSettings:
     decoder: Kind = "image-concat"
     channels: int | None = None
     loss: Loss = "dice-cross-entropy"
-    steps: int = 300
+    steps: int = 600
     minutes: float | None = None
-    validations: int = 6
-    patience: int = 6
+    validations: int = 12
+    patience: int = 4
     batch_size: int | None = None
     window_slices: int = 16
     shown_px: int | None = None
