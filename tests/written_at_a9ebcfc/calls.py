@@ -127,6 +127,6 @@ def studied(here: Path, name: str, out: Path) -> dict[str, Any]:
     if name == "study":
         settings = StudySettings(fractions=(0.5, 1.0), seeds=2, replicates=50)
         return study(banks, runs, out, settings=settings, examples=False)
-    training = SegmentationSettings(steps=2, validations=1, batch_size=4, channels=4, precision="fp32")
+    training = SegmentationSettings(steps=2, validations=1, batch_size=4, channels=4, augment=False, precision="fp32")
     masks = SegmentationStudy(fractions=(1.0,), seeds=1, replicates=50, training=training)
     return study_segmentation(banks, runs, out, settings=masks, examples=False, device="cpu")

@@ -8,7 +8,7 @@ from adaptmed.errors import InputError
 from tests.written_at_a9ebcfc import calls
 from tests.written_at_a9ebcfc.held import PARTS, assert_same, read
 
-STOPPED = ("adaptor", "adaptor-ema", "m3ae", "umd", "calibrated", "labels", "masks")
+STOPPED = ("adaptor", "adaptor-ema", "m3ae", "umd", "calibrated", "labels")
 FRESH = ("adaptor", "adaptor-ema", "m3ae", "umd", "umd-faithful", "lora", "calibrated")
 
 
@@ -43,9 +43,13 @@ def test_a_stopped_run_goes_on_to_the_same_tensors(here, name):
     assert_same(here, trained(here / "stopped" / name), expected)
 
 
-def test_a_stopped_run_of_answers_says_why_it_cannot_go_on(here):
-    with pytest.raises(InputError, match=r"the same configuration, to resume, but got dropout: None there, 0\.6 now"):
-        calls.train(here, "answers", here / "stopped" / "answers", Watch())
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("answers", r"dropout: None there, 0\.6 now"), ("masks", r"settings: .* there, .*'augment': True.* now")],
+)
+def test_a_stopped_run_of_other_defaults_says_why_it_cannot_go_on(here, name, what):
+    with pytest.raises(InputError, match=f"the same configuration, to resume, but got {what}"):
+        calls.train(here, name, here / "stopped" / name, Watch())
 
 
 @pytest.mark.parametrize("name", FRESH)

@@ -255,7 +255,7 @@ def test_lora_on_volumes_is_refused(volumes, run, tmp_path):
         tune(volumes, run, tmp_path / "out", lora=LoRA(rank=2))
 
 
-@pytest.mark.parametrize("words", [("--epochs", 2), ("--accumulate", 2), ("--no-augment",)])
+@pytest.mark.parametrize("words", [("--epochs", 2), ("--accumulate", 2), ("--checkpointing",)])
 def test_options_that_say_nothing_for_masks_are_refused(pictures, run, tmp_path, capsys, words):
     with pytest.raises(SystemExit) as stop:
         main(
