@@ -28,6 +28,7 @@ def handed(monkeypatch, tmp_path):
 
         monkeypatch.setattr(f"adaptmed.{name}", take)
     monkeypatch.setattr("adaptmed.study.segmentation.study.study_segmentation", take)
+    monkeypatch.setattr("adaptmed.study.segmentation.study.length_of", lambda *_: "")
     monkeypatch.setattr("adaptmed.bank.Bank.open", lambda path: Path(path))
 
     def handed(*words):

@@ -31,7 +31,7 @@ def files_of(folder):
 
 def slices_of(path, encoder, options=VOLUMES):
     grey = as_grey(read_volume(path, options.plane), options.window)
-    return slices_to_input(grey, encoder.preprocessing)
+    return slices_to_input(grey, options.preprocessing_of(encoder, volumes=True))
 
 
 @pytest.mark.parametrize("plane", ["axial", "sagittal"])
@@ -54,7 +54,7 @@ def test_every_slice_is_what_the_encoder_gives(manifest, tmp_path, plane):
         assert torch.allclose(tokens.pooled, torch.cat([one.pooled for one in alone]), atol=1e-6)
         assert (tokens.grid, tokens.prefix, bool(tokens.valid.all())) == ((10, 10), 1, True)
         assert all(torch.allclose(tap, found, atol=1e-6) for tap, found in zip(taps, expected[:-1], strict=True))
-        again = slices_from_store(*bank.item_slices(items), encoder.preprocessing)
+        again = slices_from_store(*bank.item_slices(items), bank.images.preprocessing)
         assert (again - pixels).abs().max() <= 0.8 / 255 / min(encoder.preprocessing.std) + 1e-5
         seen += len(pixels)
     assert bank.info.images.count == seen
