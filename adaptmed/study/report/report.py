@@ -134,7 +134,7 @@ def write_report(
 
 
 def headlines(summaries: Sequence[Row], comparisons: Sequence[Row]) -> list[str]:
-    r"""Say in words how the adaptor, or else the first other arm, stands at the smallest and the largest fraction.
+    r"""Say in words how the adaptor, or else the frozen encoder or the first arm, stands at the ends of the fractions.
 
     It is set against the strongest of the arms it was compared with, taken by the test value, which favours them.
 
@@ -150,7 +150,8 @@ def headlines(summaries: Sequence[Row], comparisons: Sequence[Row]) -> list[str]
     arms = list(dict.fromkeys(gap["arm"] for gap in gaps))
     if not arms:
         return []
-    arm, encoder = ("adaptor" if "adaptor" in arms else arms[0]), gaps[0].get("encoder")
+    arm = next((name for name in ("adaptor", "frozen") if name in arms), arms[0])
+    encoder = gaps[0].get("encoder")
     values = {(row["arm"], row["fraction"]): row for row in rows if row.get("encoder") == encoder}
     mine = [gap for gap in gaps if gap["arm"] == arm and gap.get("encoder") == encoder]
     said = []
