@@ -191,9 +191,8 @@ class OptimiserOptions:
 
     Attributes:
         epochs: Passes over the fraction; 4 by default, for pairs 20. Masks are trained for --steps instead.
-        batch_size: Images or pairs per batch; 32 by default, for masks 8 pictures, or of volumes
-            the slices of two windows. Few images make one larger
-            batch.
+        batch_size: Images or pairs per batch; 32 by default, for masks 8 pictures, or of volumes the slices of
+            two windows. Few images make one larger batch.
         learning_rate: Peak learning rate of the head (1e-3 by default) or decoder (3e-3).
         fusion_learning_rate: Peak learning rate of the fusion.
         lora_learning_rate: Peak learning rate of LoRA; 3e-4 by default.

@@ -46,7 +46,7 @@ class SegmentationSettings:
         batch_size: Pictures per step, or slices of volumes; ``None`` is 8 pictures or two windows. Fewer where the
             fraction has fewer.
         window_slices: Slices of a window of a volume, in training and in prediction.
-        shown_px: Side of the square in which a decoder sees slices or pictures, at most the encoder's input; ``None``
+        shown_px: Shorter side at which a decoder sees slices or pictures, at most the encoder's input; ``None``
             is that input, or for small volumes the next multiple of 16 that their slices fit in, at their own voxels.
         augment: Change images and masks at random in training: with the encoder in the loop before it, from a bank
             behind it, where the maps of its features are moved with them.

@@ -77,7 +77,11 @@ def shown_in(bank: Bank, settings: SegmentationSettings) -> Preprocessing:
     if side is not None and side > min(full):
         got, fix = side, "Lower it, or embed with a larger --image-size-px."
         raise InputError(sentence("shown_px", expected=f"at most {min(full)}, the input", got=got, fix=fix))
-    return images.preprocessing if side in (None, *full) else replace(images.preprocessing, image_size_px=(side, side))
+    if side is None or side == min(full):
+        return images.preprocessing
+    # The ratio of the sides stays, or pixels would lie elsewhere than the grid of tokens says.
+    height, width = (round(edge * side / min(full)) for edge in full)
+    return replace(images.preprocessing, image_size_px=(height, width))
 
 
 def taps_of(bank: Bank, settings: SegmentationSettings) -> int:
